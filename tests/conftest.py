@@ -1,0 +1,52 @@
+"""What every test run shares: the installed package is the one tested.
+
+A run from a clone would otherwise test the checkout, where a package missing from
+the list in ``pyproject.toml`` or a kernel that was never compiled go unnoticed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+import oblivion_dbm
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+IMPORTED = Path(oblivion_dbm.__file__).resolve().parent
+
+# Tests write to disks, whose speed says nothing about right or wrong.
+hypothesis.settings.register_profile("disk", hypothesis.settings(), deadline=None, print_blob=True)
+hypothesis.settings.load_profile("disk")
+
+
+def pytest_configure() -> None:
+    """Refuse to test the checkout, unless somebody asked for it."""
+    if IMPORTED != CHECKOUT / "oblivion_dbm" or _checkout_is_wanted():
+        return
+    raise pytest.UsageError(
+        f"the tests would test the checkout, {IMPORTED}, and not an installed package. "
+        "Install it (pip install '.[test]') and run `pytest`, not `python -m pytest`; "
+        "to test the checkout on purpose, install it with `pip install -e` or set "
+        "OBLIVION_DBM_TEST_CHECKOUT=1."
+    )
+
+
+def pytest_report_header() -> str:
+    """Say which package is tested."""
+    return f"testing: oblivion_dbm {oblivion_dbm.__version__} in {IMPORTED}"
+
+
+def _checkout_is_wanted() -> bool:
+    if os.environ.get("OBLIVION_DBM_TEST_CHECKOUT") == "1":
+        return True
+    try:
+        origin = importlib.metadata.distribution("oblivion_dbm").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    editable = json.loads(origin or "{}").get("dir_info", {}).get("editable", False)
+    return bool(editable)
