@@ -76,7 +76,7 @@ def _parser() -> ArgumentParser:
         prog=PROGRAM,
         description="An embedded, ordered key-value store: try it, look at it, move into it.",
         epilog=_EXIT_CODES,
-        formatter_class=RawDescriptionHelpFormatter,
+        formatter_class=_help_formatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {version()}")
     words = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -86,11 +86,15 @@ def _parser() -> ArgumentParser:
             help=command.summary,
             description=command.description,
             epilog=f"example:\n  {command.example}",
-            formatter_class=RawDescriptionHelpFormatter,
+            formatter_class=_help_formatter,
         )
         command.arguments(word)
         word.set_defaults(command=command)
     return parser
+
+
+def _help_formatter(prog: str) -> RawDescriptionHelpFormatter:
+    return RawDescriptionHelpFormatter(prog, max_help_position=18)
 
 
 def _one_line(failure: OSError) -> str:

@@ -1,0 +1,296 @@
+"""``Database``: a store as a dict; ``open`` and ``remove``: a store as a dbm.
+
+The hot methods are bound to the engine's when a store is opened, so that
+between the user's call and the bytes there is little else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from oblivion_dbm.engine.filesystem import FileSystem
+from oblivion_dbm.engine.options import FULL, OFF, Options
+from oblivion_dbm.engine.storage_engine import open_store, remove_store
+from oblivion_dbm.mapping import OrderedMapping, to_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Any
+
+    from oblivion_dbm.mapping import Bytes, Pair
+
+    Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+_FLAGS = (
+    "flag must be 'r' (read), 'w' (write), 'c' (write, create if missing) or 'n' (new, empty), "
+    "then any of 's' (sync every write), 'f' (never sync by itself) and 'u' (no effect)"
+)
+
+
+def _parse_flag(flag: str, sync: str | None) -> tuple[str, str]:
+    """Return (r, w, c or n; the sync mode).  Raises ValueError that lists the flags."""
+    if not isinstance(flag, str):
+        raise TypeError(f"flag must be a str, not {type(flag).__name__}")
+    first, rest = flag[:1], set(flag[1:])
+    if not first or first not in "rwcn" or rest - set("sfu"):
+        raise ValueError(f"{_FLAGS}; not {flag!r}")
+    asked = {mode for letter, mode in (("s", FULL), ("f", OFF)) if letter in rest}
+    if sync is not None:
+        asked.add(sync)
+    if len(asked) > 1:
+        raise ValueError(f"flag {flag!r} and sync={sync!r} contradict each other")
+    return first, asked.pop() if asked else "normal"
+
+
+class Database(OrderedMapping):
+    """An ordered mapping of bytes to bytes that stays: a store in a directory.
+
+    ======================  ==================================================
+    as a dict               ``db[k]``  ``db[k] = v``  ``del db[k]``  ``k in db``
+                            ``len``  ``get``  ``pop``  ``items``  ``update`` …
+    in order                ``scan``  ``db[a:b]``  ``first``  ``last``
+    together                ``batch``  ``put_many``  ``get_many``  ``load``
+    parts                   ``prefixed``
+    as a dbm                ``firstkey``  ``nextkey``  ``reorganize``  ``sync``
+    the store               ``flush``  ``compact``  ``verify``  ``stats``
+                            ``close``  ``path``  ``readonly``  ``closed``
+    ======================  ==================================================
+
+    Keys and values are str (stored as UTF-8), bytes, bytearray or memoryview;
+    they come out as bytes.  One handle serves many threads.  Changing while
+    iterating is allowed: an iteration shows the state at its start.
+
+    >>> import tempfile
+    >>> db = Database(tempfile.mkdtemp() + "/store")
+    >>> db["b"] = "2"; db["a"] = "1"
+    >>> list(db.scan())
+    [(b'a', b'1'), (b'b', b'2')]
+    >>> db.close()
+    """
+
+    __slots__ = ("__weakref__", "_engine", "_path", "_put", "_value")
+
+    def __init__(
+        self,
+        path: Path,
+        flag: str = "c",
+        mode: int = 0o666,
+        *,
+        sync: str | None = None,
+        lock_timeout: float = 0.0,
+        **options: Any,
+    ) -> None:
+        """Open the store at ``path``.
+
+        ``flag`` is r, w, c or n, then any of s, f and u (see ``open``); ``sync``
+        is "full", "normal" or "off"; ``lock_timeout`` seconds are waited for
+        another writer.  Further options: ``oblivion_dbm.engine.options.Options``.
+
+        Raises ``error`` with errno ENOENT where there is no store (r, w), with
+        EAGAIN where another writer has it, CorruptionError where it is damaged;
+        ValueError and TypeError for a flag or an option that cannot be.
+        """
+        first, sync_mode = _parse_flag(flag, sync)
+        settings = Options(sync=sync_mode, lock_timeout=lock_timeout, **options)
+        self._path = os.path.abspath(os.fsdecode(path))
+        self._engine = open_store(self._path, first, settings, mode, FileSystem())
+        self._put = self._engine.put
+        self._value = self._engine.value
+
+    # One key.
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return the value of ``key``, or an iterator of (key, value) for a slice.
+
+        Raises KeyError with the key as given, and CorruptionError for a record
+        that is damaged.
+        """
+        if type(key) is bytes:
+            value = self._value(key)
+        elif type(key) is slice:
+            return self._pairs(*self._slice(key))
+        else:
+            value = self._value(to_bytes(key, "key"))
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """Return the value of ``key``, ``default`` where it has none."""
+        value = self._value(key if type(key) is bytes else to_bytes(key, "key"))
+        return default if value is None else value
+
+    def __contains__(self, key: object) -> bool:
+        """Tell whether ``key`` has a value; TypeError for what can be no key."""
+        exact = key if type(key) is bytes else to_bytes(key, "key")  # type: ignore[arg-type]  # it checks
+        return self._value(exact) is not None
+
+    def __setitem__(self, key: Any, value: Bytes) -> None:
+        """Put a value.  When it returns, every reader sees it and a crash of the
+        process keeps it; what a crash of the machine keeps is the sync mode's.
+        """
+        if type(key) is not bytes:
+            if type(key) is slice:
+                raise TypeError("a range of keys cannot be assigned")
+            key = to_bytes(key, "key")
+        self._put(key, value if type(value) is bytes else to_bytes(value, "value"))
+
+    def __delitem__(self, key: Any) -> None:
+        """Remove a key, or the keys of a slice as one.  Raises KeyError when absent."""
+        if type(key) is slice:
+            self._delete_range(key)
+        elif not self._engine.delete(to_bytes(key, "key")):
+            raise KeyError(key)
+
+    def __len__(self) -> int:
+        """Return the exact number of keys.
+
+        The first call after opening looks up each key of the MemTable, and
+        walks the tables if their count is not known; later ones look at what
+        is new.  A program that never asks pays nothing.
+        """
+        return self._engine.count()
+
+    def clear(self) -> None:
+        """Remove every key, at the same cost whatever their number."""
+        self._engine.clear()
+
+    # What OrderedMapping is made of.
+
+    def _pairs(
+        self, start: bytes | None, stop: bytes | None, reverse: bool = False
+    ) -> Iterator[Pair]:
+        return self._engine.scan("pairs", start, stop, reverse)
+
+    def _keys(
+        self, start: bytes | None, stop: bytes | None, reverse: bool = False
+    ) -> Iterator[bytes]:
+        return self._engine.scan("keys", start, stop, reverse)
+
+    def _values(
+        self, start: bytes | None, stop: bytes | None, reverse: bool = False
+    ) -> Iterator[bytes]:
+        return self._engine.scan("values", start, stop, reverse)
+
+    def _first_key(self) -> bytes | None:
+        return self._engine.first()
+
+    def _write(self, changes: dict[bytes, bytes | None], cleared: bool) -> None:
+        self._engine.write(changes, cleared)
+
+    def _check_writable(self) -> None:
+        self._engine.check_writable()
+
+    # The store.
+
+    @property
+    def path(self) -> str:
+        """The store's directory, absolute."""
+        return self._path
+
+    @property
+    def readonly(self) -> bool:
+        """Whether this handle was opened with flag 'r'."""
+        return self._engine.readonly
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle has been closed."""
+        return self._engine.ended is not None
+
+    def sync(self) -> None:
+        """Return once everything written is on the disk.  Nothing to do for a reader."""
+        self._engine.sync()
+
+    def flush(self) -> None:
+        """Turn what is in memory into a table on the disk."""
+        self._engine.flush()
+
+    def compact(self) -> None:
+        """Merge all tables into one run, without what was deleted or replaced.  O(store)."""
+        self._engine.compact()
+
+    def reorganize(self) -> None:
+        """Do what ``compact`` does; the name gdbm has for it."""
+        self._engine.compact()
+
+    def refresh(self) -> None:
+        """See what another process has written; reads do this by themselves."""
+        self._engine.refresh()
+
+    def verify(self) -> list[Any]:
+        """Check every byte and every invariant; return the findings, none being good."""
+        from oblivion_dbm.engine.verify import verify
+
+        self._engine.refresh()
+        return verify(self._path, FileSystem())
+
+    def stats(self) -> dict[str, Any]:
+        """Return figures: kernel, runs, MemTable, log, look-ups.  For people; keys may be added."""
+        return self._engine.stats()
+
+    def close(self) -> None:
+        """End the handle; a second time is fine.  Iterators raise from then on."""
+        self._engine.close()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Gives the lock back; nothing that returned depends on it.  While the
+        # interpreter shuts down there is nothing left to give back.
+        engine = getattr(self, "_engine", None)
+        if engine is not None and not sys.is_finalizing():
+            engine.close()
+
+    def __repr__(self) -> str:
+        state = "closed " if self.closed else "read-only " if self.readonly else ""
+        return f"<{state}{type(self).__name__} {self._path!r}>"
+
+    def __copy__(self) -> Database:
+        raise TypeError("a Database cannot be copied: two handles would write to one store")
+
+    def __deepcopy__(self, memo: object) -> Database:
+        raise TypeError("a Database cannot be copied: two handles would write to one store")
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Database cannot be pickled: it is a handle on open files")
+
+
+def open(
+    file: Path,
+    flag: str = "r",
+    mode: int = 0o666,
+    *,
+    sync: str | None = None,
+    lock_timeout: float = 0.0,
+    **options: Any,
+) -> Database:
+    """Open a store as ``dbm.open`` opens a database; the default is to read.
+
+    The first letter of ``flag``: r reads, w writes, c writes and creates where
+    there is none, n makes a new, empty store.  Then any of: s syncs every write,
+    f never syncs by itself, u is accepted and has no effect (the lock is taken
+    all the same).  ``mode`` is for new files, less the umask.
+    """
+    return Database(file, flag, mode, sync=sync, lock_timeout=lock_timeout, **options)
+
+
+def remove(path: Path) -> None:
+    """Delete the store at ``path``, and nothing that is not one.
+
+    Raises ``error``, before anything has changed, where there is no store, where
+    its directory holds other files, and where somebody is writing to it.
+    """
+    remove_store(os.path.abspath(os.fsdecode(path)), FileSystem())

@@ -1,0 +1,122 @@
+"""The Compactor: writes runs of tables; it carries tasks out and decides nothing."""
+
+from __future__ import annotations
+
+from oblivion_dbm.engine.filenames import table as table_name
+from oblivion_dbm.engine.merge import LARGEST_CHUNK, growing_sizes, merge, without_tombstones
+from oblivion_dbm.engine.record import DELETE
+from oblivion_dbm.engine.sstable import SSTable, TableWriter
+from oblivion_dbm.engine.version import Run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from oblivion_dbm.engine.filesystem import FileSystem
+    from oblivion_dbm.engine.manifest import Manifest
+    from oblivion_dbm.engine.merge import Chunk
+    from oblivion_dbm.engine.options import Options
+    from oblivion_dbm.engine.policy import Task
+
+
+class Compactor:
+    """Writes the runs of one store.
+
+    Both jobs read immutable input and write new files that no Version names
+    yet, so they need no lock but for the file numbers, and leave nothing
+    behind when they fail.
+    """
+
+    def __init__(
+        self,
+        filesystem: FileSystem,
+        directory: str,
+        options: Options,
+        manifest: Manifest,
+        mode: int,
+    ) -> None:
+        self._filesystem = filesystem
+        self._directory = directory
+        self._options = options
+        self._manifest = manifest
+        self._mode = mode
+
+    def flush(
+        self, records: dict[bytes, bytes], sequences: tuple[int, int], drop_tombstones: bool
+    ) -> Run | None:
+        """Write a MemTable's records as a run of level 0, None where nothing is left."""
+        return self._write(_in_chunks(records), 0, sequences, drop_tombstones)
+
+    def merge(self, task: Task, table: Callable[[int], SSTable]) -> Run | None:
+        """Write the merge of the task's runs; ``table(number)`` gives an open table.
+
+        Raises CorruptionError when an input does not check; the inputs stay.
+        """
+        inputs = [[table(info.number) for info in run.tables] for run in task.runs]
+        sequences = (
+            min(part.first_sequence for run in inputs for part in run),
+            max(part.last_sequence for run in inputs for part in run),
+        )
+        sources = [whole_run(tables) for tables in inputs]
+        return self._write(merge(sources), task.level, sequences, task.drop_tombstones)
+
+    def _write(
+        self, chunks: Iterable[Chunk], level: int, sequences: tuple[int, int], drop: bool
+    ) -> Run | None:
+        if drop:
+            chunks = without_tombstones(chunks)
+        writers: list[TableWriter] = []
+        try:
+            for keys, records in chunks:
+                if not writers or writers[-1].end >= self._options.table_limit:
+                    writers.append(self._new_table())
+                buried = 0 if drop else sum(record[0] == DELETE for record in records)
+                writers[-1].add(keys, records, buried)
+            if not writers:
+                return None
+            store_id = bytes.fromhex(self._manifest.version.store_id)
+            tables = [
+                writer.finish(
+                    store_id,
+                    level=level,
+                    part=part,
+                    parts=len(writers),
+                    sequences=sequences,
+                    filter_bits=self._options.filter_bits,
+                )
+                for part, writer in enumerate(writers)
+            ]
+            return Run(level, tuple(tables))
+        except BaseException:
+            for writer in writers:
+                self._manifest.forget(writer.number)
+                writer.abandon()
+            raise
+
+    def _new_table(self) -> TableWriter:
+        return TableWriter(
+            self._filesystem,
+            self._directory,
+            self._manifest.new_number(),
+            self._manifest.version.seed,
+            self._mode,
+        )
+
+    def discard(self, run: Run) -> None:
+        """Remove the files of a run that was written but not installed."""
+        for info in run.tables:
+            self._manifest.forget(info.number)
+            self._filesystem.remove(self._filesystem.join(self._directory, table_name(info.number)))
+
+
+def whole_run(tables: Iterable[SSTable]) -> Iterator[Chunk]:
+    """Yield all chunks of a run, oldest key first."""
+    for table in tables:
+        yield from table.chunks(None, None, False, growing_sizes(LARGEST_CHUNK))
+
+
+def _in_chunks(records: dict[bytes, bytes]) -> Iterator[Chunk]:
+    keys = sorted(records)
+    for start in range(0, len(keys), LARGEST_CHUNK):
+        part = keys[start : start + LARGEST_CHUNK]
+        yield part, [records[key] for key in part]

@@ -1,0 +1,257 @@
+"""The one door to the operating system.
+
+The engine does all its input and output through a ``FileSystem`` that it is
+handed, so a test hands it one that records, fails or crashes.  Every
+``OSError`` of the system leaves here as ``error`` with errno and file name.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from _thread import get_ident
+from _weakref import ref
+
+from oblivion_dbm.errors import error
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows has no flock
+    fcntl = None  # type: ignore[assignment]  # the module may be missing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def _translated(call: Call) -> Call:
+    """Make every OSError that leaves ``call`` an ``error``."""
+
+    def translated(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(*args, **kwargs)
+        except error:
+            raise
+        except OSError as problem:
+            raise error(problem.errno, problem.strerror, problem.filename) from problem
+
+    translated.__name__ = call.__name__
+    translated.__doc__ = call.__doc__
+    return translated  # type: ignore[return-value]  # the same signature
+
+
+class File:
+    """An open file: a descriptor and the path it was opened by."""
+
+    __slots__ = ("descriptor", "path")
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        self.descriptor = descriptor
+        self.path = path
+
+
+class FileSystem:
+    """The operations a store needs, on real files.
+
+    All raise ``error``.  Paths are str; offsets and lengths are bytes.
+    """
+
+    @_translated
+    def create(self, path: str, mode: int = 0o666) -> File:
+        """Make a new file, open for reading and writing; it must not exist."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        return File(os.open(path, flags, mode), path)
+
+    @_translated
+    def open(self, path: str, writable: bool = False) -> File:
+        """Open an existing file."""
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | getattr(os, "O_CLOEXEC", 0)
+        return File(os.open(path, flags), path)
+
+    @_translated
+    def close(self, file: File) -> None:
+        """Close the descriptor; maps made of it stay."""
+        os.close(file.descriptor)
+
+    @_translated
+    def size(self, file: File) -> int:
+        """Return the file's length."""
+        return os.fstat(file.descriptor).st_size
+
+    @_translated
+    def read(self, file: File, offset: int, length: int) -> bytes:
+        """Return up to ``length`` bytes; fewer only at the end of the file."""
+        parts = []
+        while length > 0:
+            part = os.pread(file.descriptor, length, offset)
+            if not part:
+                break
+            parts.append(part)
+            offset += len(part)
+            length -= len(part)
+        return b"".join(parts)
+
+    @_translated
+    def write(self, file: File, offset: int, data: bytes | memoryview) -> None:
+        """Write all of ``data`` at ``offset``."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(file.descriptor, view, offset)
+            offset += written
+            view = view[written:]
+
+    @_translated
+    def sync(self, file: File) -> None:
+        """Return once the file's data is on the disk, mapped pages included."""
+        getattr(os, "fdatasync", os.fsync)(file.descriptor)
+
+    @_translated
+    def sync_directory(self, path: str) -> None:
+        """Return once creations, renames and removals in ``path`` are on the disk."""
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @_translated
+    def allocate(self, file: File, length: int) -> None:
+        """Make the file at least ``length`` long with room promised on the disk.
+
+        A sparse file under a map kills the process when the disk is full.
+        """
+        try:
+            os.posix_fallocate(file.descriptor, 0, length)
+        except OSError as problem:
+            raise error(problem.errno, problem.strerror, file.path) from problem
+
+    @_translated
+    def map(self, file: File, length: int, writable: bool = False) -> mmap.mmap:
+        """Map the first ``length`` bytes, shared with every other map of the file."""
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        try:
+            return mmap.mmap(file.descriptor, length, access=access)
+        except ValueError as problem:  # the file is shorter than ``length``
+            raise error(errno.EINVAL, f"cannot map {length} bytes: {problem}", file.path) from problem
+
+    def words(self, mapped: mmap.mmap, offset: int, count: int) -> memoryview:
+        """Return ``count`` u64 of a map from ``offset`` on; a store is one instruction.
+
+        The map cannot be closed before the view is released.
+        """
+        return memoryview(mapped)[offset : offset + 8 * count].cast("Q")
+
+    @_translated
+    def rename(self, source: str, destination: str) -> None:
+        """Give ``source`` the name ``destination``, replacing what had it."""
+        os.replace(source, destination)
+
+    @_translated
+    def remove(self, path: str) -> None:
+        """Remove a file."""
+        os.unlink(path)
+
+    @_translated
+    def make_directory(self, path: str, mode: int) -> None:
+        """Make one directory."""
+        os.mkdir(path, mode)
+
+    @_translated
+    def remove_directory(self, path: str) -> None:
+        """Remove an empty directory."""
+        os.rmdir(path)
+
+    @_translated
+    def list(self, path: str) -> list[str]:
+        """Return the names in a directory, sorted."""
+        return sorted(os.listdir(path))
+
+    def kind(self, path: str) -> str:
+        """Return "directory", "file" or "missing"."""
+        if os.path.isdir(path):
+            return "directory"
+        return "file" if os.path.lexists(path) else "missing"
+
+    def join(self, directory: str, name: str) -> str:
+        """Return the path of ``name`` in ``directory``."""
+        return os.path.join(directory, name)
+
+    def parent(self, path: str) -> str:
+        """Return the directory that holds ``path``."""
+        return os.path.dirname(os.path.abspath(path))
+
+    @_translated
+    def lock(self, file: File) -> bool:
+        """Take the exclusive flock without waiting; False when another has it."""
+        if fcntl is None:  # pragma: no cover - Windows has no flock
+            return True
+        try:
+            fcntl.flock(file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    @_translated
+    def unlock(self, file: File) -> None:
+        """Give the flock back, also on behalf of children that inherited it."""
+        if fcntl is not None:
+            fcntl.flock(file.descriptor, fcntl.LOCK_UN)
+
+    def process(self) -> int:
+        """Return the number of this process."""
+        return os.getpid()
+
+    def thread(self) -> int:
+        """Return a number for the calling thread, unique among the living."""
+        return get_ident()
+
+    def boot(self) -> bytes:
+        """Return 16 bytes that are the same until the machine starts anew.
+
+        Where the system does not tell, each call gives other bytes: then
+        recovery never takes the page cache's survival for granted.
+        """
+        try:
+            with open("/proc/sys/kernel/random/boot_id", "rb") as source:
+                return bytes.fromhex(source.read(36).decode("ascii").replace("-", ""))
+        except (OSError, ValueError):
+            return os.urandom(16)
+
+    def random(self, length: int) -> bytes:
+        """Return random bytes."""
+        return os.urandom(length)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        from time import sleep
+
+        sleep(seconds)
+
+
+_watchers: list[ref[Any]] = []
+
+
+def after_fork(handle: Any) -> None:
+    """Call ``handle.forked()`` in every child process, as long as the handle lives."""
+    _watchers[:] = [watcher for watcher in _watchers if watcher() is not None]
+    _watchers.append(ref(handle))
+
+
+def _tell_watchers() -> None:
+    for watcher in _watchers:
+        handle = watcher()
+        if handle is not None:
+            handle.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_tell_watchers)
+
+
+def environment(name: str, default: str) -> str:
+    """Return an environment variable, or ``default`` where it is not set or empty."""
+    return os.environ.get(name) or default

@@ -1,0 +1,58 @@
+"""The inner loops, behind one narrow interface, chosen when first imported.
+
+``OBLIVION_DBM_KERNEL=pure`` asks for the reference in plain Python, which is
+also what is taken when nothing is asked for.  ``native`` is an ImportError
+where no compiled kernel is built; it never falls back in silence.
+"""
+
+from __future__ import annotations
+
+from oblivion_dbm.engine.filesystem import environment
+from oblivion_dbm.engine.kernel.pure import (
+    FILTER_WORDS_PER_PROBE,
+    PROBE_LIMIT,
+    Appender,
+    Lookup,
+    build_filter,
+    build_index,
+    combine,
+    cut,
+    filter_admits,
+    hash_keys,
+    index_holds,
+    keys_of,
+    live_keys,
+    live_values,
+    pairs,
+    replay,
+    split,
+)
+
+__all__ = [
+    "FILTER_WORDS_PER_PROBE",
+    "NAME",
+    "PROBE_LIMIT",
+    "Appender",
+    "Lookup",
+    "build_filter",
+    "build_index",
+    "combine",
+    "cut",
+    "filter_admits",
+    "hash_keys",
+    "index_holds",
+    "keys_of",
+    "live_keys",
+    "live_values",
+    "pairs",
+    "replay",
+    "split",
+]
+
+#: The kernel that runs: "pure".
+NAME = environment("OBLIVION_DBM_KERNEL", "pure")
+
+if NAME == "native":
+    raise ImportError("OBLIVION_DBM_KERNEL=native, but this installation has no compiled kernel")
+if NAME != "pure":
+    raise ImportError(f"OBLIVION_DBM_KERNEL must be 'pure' or 'native', not {NAME!r}")

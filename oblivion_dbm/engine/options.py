@@ -1,0 +1,78 @@
+"""What a user may set when opening a store, checked before anything is touched."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+FULL, NORMAL, OFF = SYNC_MODES = ("full", "normal", "off")
+BACK_ENDS = ("auto", "mapped", "pwrite")
+
+MEBIBYTE = 1 << 20
+
+
+class Options:
+    """The settings of one handle.  All sizes are bytes.
+
+    =================  =========  ================================================
+    name               default    meaning
+    =================  =========  ================================================
+    ``sync``           "normal"   "full", "normal" or "off": what a crash of the
+                                  machine may cost; see the README
+    ``memtable_limit`` 40 MiB     memory of the MemTable (estimated, overhead
+                                  included) at which it becomes a table
+    ``table_limit``    256 MiB    records a table holds before a run gets a new part
+    ``fan_in``         8          runs of one level that are merged into one
+    ``space_ratio``    2.0        merge everything once the newer runs are this
+                                  many times as large as the oldest
+    ``filter_bits``    12         bits a key of a table's Bloom filter
+    ``log_back_end``   "auto"     "mapped", "pwrite", or whichever works here
+    ``lock_timeout``   0.0        seconds to wait for another writer to leave
+    =================  =========  ================================================
+
+    Raises TypeError for an unknown name and ValueError for an impossible value.
+    """
+
+    __slots__ = (
+        "fan_in",
+        "filter_bits",
+        "lock_timeout",
+        "log_back_end",
+        "memtable_limit",
+        "space_ratio",
+        "sync",
+        "table_limit",
+    )
+
+    def __init__(self, **settings: Any) -> None:
+        self.sync: str = settings.pop("sync", NORMAL)
+        self.memtable_limit: int = settings.pop("memtable_limit", 40 * MEBIBYTE)
+        self.table_limit: int = settings.pop("table_limit", 256 * MEBIBYTE)
+        self.fan_in: int = settings.pop("fan_in", 8)
+        self.space_ratio: float = settings.pop("space_ratio", 2.0)
+        self.filter_bits: int = settings.pop("filter_bits", 12)
+        self.log_back_end: str = settings.pop("log_back_end", "auto")
+        self.lock_timeout: float = settings.pop("lock_timeout", 0.0)
+        if settings:
+            known = ", ".join(self.__slots__)
+            raise TypeError(f"unknown option {sorted(settings)[0]!r}; there are: {known}")
+        self._check()
+
+    def _check(self) -> None:
+        for name, choices in (("sync", SYNC_MODES), ("log_back_end", BACK_ENDS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
+        for name, least in (
+            ("memtable_limit", 1),
+            ("table_limit", 1),
+            ("fan_in", 2),
+            ("filter_bits", 1),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        for name in ("space_ratio", "lock_timeout"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not value >= 0:
+                raise ValueError(f"{name} must be a number of at least 0, not {value!r}")

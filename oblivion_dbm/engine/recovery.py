@@ -1,0 +1,180 @@
+"""Recovery: from the log segments that the MANIFEST names to MemTables.
+
+Nothing here changes the disk.  In the same boot every byte that was published
+must check; after a crash of the machine every byte that was synced must, and
+above it the first bad record ends the log.
+"""
+
+from __future__ import annotations
+
+from oblivion_dbm.engine.kernel import replay
+from oblivion_dbm.engine.memtable import MemTable
+from oblivion_dbm.engine.record import BATCH, CLEAR, OVERHEAD, SEAL, BadRecord, read
+from oblivion_dbm.engine.wal import DATA_AT, Segment
+from oblivion_dbm.errors import CorruptionError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from oblivion_dbm.engine.filesystem import FileSystem
+    from oblivion_dbm.engine.version import Version
+
+
+def apply_batch(value: bytes, memtable: MemTable) -> None:
+    """Bring the records of a batch's value into ``memtable``.  Raises BadRecord."""
+    offset = 0
+    while offset < len(value):
+        top = memtable.top
+        offset, op = replay(value, offset, len(value), top.records, top.tombstones)
+        if op == CLEAR and offset == 0:
+            memtable.reset(cleared=True)
+            offset = OVERHEAD
+        elif offset < len(value):
+            raise BadRecord(offset, "a batch holds something else than puts and deletes")
+
+
+def replay_into(memtable: MemTable, buffer: Any, offset: int, end: int) -> tuple[int, bool]:
+    """Apply all whole records from ``offset`` on, up to ``end``.
+
+    Returns (where the first bad one, or the end, is; whether SEAL was met).
+    """
+    while True:
+        top = memtable.top
+        offset, op = replay(buffer, offset, end, top.records, top.tombstones)
+        if op == 0:
+            return offset, False
+        try:
+            _, _, value, after = read(buffer, offset, end)
+            if op == BATCH:
+                apply_batch(value, memtable)
+        except BadRecord:
+            return offset, False
+        if op == CLEAR:
+            memtable.reset(cleared=True)
+        offset = after
+        if op == SEAL:
+            return offset, True
+
+
+class Lost:
+    """Bytes at the end of a log segment that recovery had to drop."""
+
+    __slots__ = ("data", "number", "offset")
+
+    def __init__(self, number: int, offset: int, data: bytes) -> None:
+        self.number = number
+        self.offset = offset
+        self.data = data
+
+
+class Recovery:
+    """The replay of a Version's logs.
+
+    ``memtables`` holds one MemTable for each log, oldest first, ``ends`` where
+    each log ended and ``sealed`` whether by a SEAL; ``lost`` what was dropped; ``sequence`` the sequence
+    number of the end.  With ``readable_only`` a reader gets what a live writer
+    shows to readers and no more.
+
+    Raises CorruptionError when bytes that must check do not.
+    """
+
+    def __init__(
+        self, filesystem: FileSystem, directory: str, version: Version, readable_only: bool = False
+    ) -> None:
+        self.memtables: list[MemTable] = []
+        self.ends: list[int] = []
+        self.sealed: list[bool] = []
+        self.lost: list[Lost] = []
+        self.segments: list[Segment] = []
+        self.sequence = 0
+        self.unsynced = False
+        self.boot = filesystem.boot()
+        self._readable_only = readable_only
+        self._over = False
+        try:
+            for number in version.logs:
+                segment = Segment(filesystem, directory, number, bytes.fromhex(version.store_id))
+                self.segments.append(segment)
+                self._recover(segment)
+        except BaseException:
+            self.close()
+            raise
+
+    def _recover(self, segment: Segment) -> None:
+        """Replay one segment, the oldest that is left."""
+        memtable = MemTable()
+        end, sealed = DATA_AT, False
+        if not self._begun(segment):
+            if segment.boot != self.boot:
+                self._drop(segment, segment.prelude_end)
+        else:
+            end, sealed = self._replay(segment, memtable)
+        self.memtables.append(memtable)
+        self.ends.append(end)
+        self.sealed.append(sealed)
+        if end > DATA_AT or len(self.segments) == 1:
+            self.sequence = segment.first_sequence + max(0, end - segment.prelude_end)
+
+    def _begun(self, segment: Segment) -> bool:
+        """Tell whether this segment continues the log; raise if it must and does not."""
+        chain = segment.chain()
+        if len(self.segments) == 1:
+            return True
+        before = self.segments[-2]
+        if self._over or chain is None:
+            if segment.boot == self.boot and segment.appended > segment.prelude_end:
+                raise CorruptionError(segment.path, DATA_AT, "records, but no end of the log before")
+            self._over = True
+            return False
+        end = self.ends[-1]
+        if chain == (before.number, end, before.running_crc(end)):
+            return True
+        if segment.boot == self.boot or segment.synced()[0] > segment.prelude_end:
+            raise CorruptionError(
+                before.path,
+                end,
+                f"expected the log to go on to byte {chain[1]}, as {segment.path} says",
+            )
+        self._over = True
+        return False
+
+    def _replay(self, segment: Segment, memtable: MemTable) -> tuple[int, bool]:
+        same_boot = segment.boot == self.boot
+        synced, running = segment.synced()
+        required = segment.appended if same_boot else synced
+        limit = len(segment.buffer)
+        if self._readable_only and same_boot:
+            limit = min(limit, synced if segment.synced_only else required)
+            required = limit
+        end, sealed = replay_into(memtable, segment.buffer, DATA_AT, limit)
+        if end < required and not sealed:
+            raise segment.explain(end)
+        if segment.running_crc(synced) != running and synced <= end:
+            raise CorruptionError(segment.path, DATA_AT, "the running crc does not match")
+        self.unsynced = self.unsynced or end > synced
+        if not same_boot and not sealed:
+            self._drop(segment, end)
+        return end, sealed
+
+    def _drop(self, segment: Segment, offset: int) -> None:
+        data = segment.unread(offset)
+        if data:
+            self.lost.append(Lost(segment.number, offset, data))
+            self.unsynced = True
+
+    def merged(self) -> MemTable:
+        """Return one MemTable of all logs; the separate ones are used up."""
+        whole = MemTable()
+        for memtable in self.memtables:
+            if memtable.cleared:
+                whole.reset(cleared=True)
+            for layer in reversed(memtable.layers):
+                whole.top.pour(layer)
+        return whole
+
+    def close(self) -> None:
+        """Let go of the segments."""
+        for segment in self.segments:
+            segment.close()
+        self.segments = []

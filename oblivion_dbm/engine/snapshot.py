@@ -1,0 +1,95 @@
+"""A Snapshot: the state at one moment, which nothing changes any more.
+
+It holds the frozen layers of the MemTables and the tables of one Version.
+Holding them is all it takes: a removed file stays readable through its map,
+and a border between layers stands while somebody holds it.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+
+from oblivion_dbm.engine.merge import growing_sizes, merge
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    from oblivion_dbm.engine.memtable import Layer
+    from oblivion_dbm.engine.merge import Chunk
+    from oblivion_dbm.engine.sstable import SSTable
+
+    Shape = Callable[[list[bytes], list[bytes]], list[Any]]
+
+
+class Snapshot:
+    """Layers and runs, each newest first.
+
+    ``held`` is whatever must stay alive as long as the snapshot.
+    """
+
+    __slots__ = ("held", "layers", "runs")
+
+    def __init__(
+        self, layers: Sequence[Layer], runs: Sequence[Sequence[SSTable]], held: object = None
+    ) -> None:
+        self.layers = layers
+        self.runs = runs
+        self.held = held
+
+    def chunks(
+        self, start: bytes | None, stop: bytes | None, reverse: bool = False
+    ) -> Iterator[Chunk]:
+        """Yield the merged chunks of [start, stop), tombstones included."""
+        sources: list[Iterator[Chunk]] = [
+            layer.chunks(start, stop, reverse, growing_sizes()) for layer in self.layers
+        ]
+        sources += [_run_chunks(tables, start, stop, reverse) for tables in self.runs]
+        return merge(sources, reverse)
+
+
+def _run_chunks(
+    tables: Sequence[SSTable], start: bytes | None, stop: bytes | None, reverse: bool
+) -> Iterator[Chunk]:
+    for table in reversed(tables) if reverse else tables:
+        if (start is None or start <= table.last_key) and (stop is None or table.first_key < stop):
+            yield from table.chunks(start, stop, reverse, growing_sizes())
+
+
+class Scan:
+    """A walk over a snapshot in chunks of items; ``end`` makes it fail from then on.
+
+    Items run through C code a chunk at a time; to end the walk the chunk under
+    way is emptied, and the next one asked for raises.
+    """
+
+    __slots__ = ("__weakref__", "_chunk", "_problem")
+
+    def __init__(self) -> None:
+        self._chunk: list[Any] = []
+        self._problem: Exception | None = None
+
+    def items(self, chunks: Iterator[Chunk], shape: Shape, reverse: bool) -> Iterator[Any]:
+        """Return an iterator of the items that ``shape`` makes of the chunks."""
+        return chain.from_iterable(self._shaped(chunks, shape, reverse))
+
+    def _shaped(self, chunks: Iterator[Chunk], shape: Shape, reverse: bool) -> Iterator[list[Any]]:
+        for keys, records in chunks:
+            if self._problem is not None:
+                break
+            chunk = shape(keys, records)
+            if reverse:
+                chunk.reverse()
+            self._chunk = chunk
+            yield chunk
+            if self._problem is not None:
+                break
+        if self._problem is not None:
+            raise self._problem
+
+    def end(self, problem: Exception) -> None:
+        """Make the walk raise ``problem`` when its next item is asked for."""
+        self._problem = problem
+        self._chunk.clear()
+

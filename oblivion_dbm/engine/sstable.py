@@ -1,0 +1,419 @@
+"""The SSTable: an immutable file of records in key order, and ways to find them.
+
+::
+
+    magic "oblivsst" | format u32 | crc u32        16 bytes
+    records, in key order
+    lengths    the length of each record: u16, u32 or u64 as the longest needs
+    fences     u64: the offset of every 64th record
+    index      u64 slots: fingerprint (24 bits) << 40 | offset (40 bits); 0: empty
+    filter     u64 words, in pairs
+    crcs       u32 for each block of 4,096 bytes of the four sections above
+    first key | last key | footer | crc u32 | magic "sstoblia"
+
+Sections begin at multiples of 8.  A block's crc starts from the crc of (table
+number, section, block number), so blocks that changed places do not check;
+they are checked when first touched.  The crcs themselves are covered by the
+footer, and the footer by the MANIFEST.
+
+The index is open addressing: a key's home slot is ``xxh64(key, seed) * slots
+>> 64``, two thirds of the slots are full, and what finds no room within
+PROBE_LIMIT slots is left to binary search.  So a point read is one hash, one
+or two slots, one slice and one crc.
+
+Price: 13 bytes of a record are overhead, and beside it stand 12 bytes of
+index, 2 of length, 1.5 of filter and 0.2 of fences and crcs.
+"""
+
+from __future__ import annotations
+
+from array import array
+from itertools import accumulate
+from struct import Struct
+
+from oblivion_dbm.engine.filenames import table as table_name
+from oblivion_dbm.engine.kernel import PROBE_LIMIT, build_filter, build_index, hash_keys, split
+from oblivion_dbm.engine.record import (
+    BadRecord,
+    crc32c,
+    read,
+)
+from oblivion_dbm.engine.version import TableInfo
+from oblivion_dbm.errors import CorruptionError, error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from oblivion_dbm.engine.filesystem import File, FileSystem
+    from oblivion_dbm.engine.kernel.pure import Probe
+
+MAGIC = b"oblivsst"
+TAIL_MAGIC = b"sstoblia"
+FORMAT = 1
+
+_HEADER = Struct("<8sII")
+RECORDS_AT = _HEADER.size
+BLOCK = 4096
+GROUP = 64
+LENGTHS, FENCES, INDEX, FILTER = range(4)
+SECTIONS = ("lengths", "fences", "index", "filter")
+_BLOCK_SEED = Struct("<QII")
+_WIDTHS = {2: "H", 4: "I", 8: "Q"}
+
+#: format, store id, number, puts, tombstones, first and last sequence, level,
+#: part, parts, width of a length, crc of the crcs, end of records, beginnings of
+#: lengths, fences, index, filter and crcs, end of crcs, home slots, filter
+#: pairs, hash seed, lengths of first and last key
+_FOOTER = Struct("<I16sQQQQQIIIIIQQQQQQQQQQII")
+_TAIL = Struct("<I8s")
+_LONGEST_TABLE = 1 << 40
+_WRITE_SIZE = 1 << 20
+
+
+def _aligned(offset: int) -> int:
+    return (offset + 7) & ~7
+
+
+def _pack_header() -> bytes:
+    body = _HEADER.pack(MAGIC, FORMAT, 0)[:-4]
+    return body + crc32c(body).to_bytes(4, "little")
+
+
+def block_seed(number: int, section: int, block: int) -> int:
+    """Return what the crc of a block starts from."""
+    return crc32c(_BLOCK_SEED.pack(number, section, block))
+
+
+class TableWriter:
+    """Writes one table: chunks of records in ascending order, then the rest.
+
+    Memory: 10 bytes a record, and one chunk; 12 more while finishing.
+    """
+
+    def __init__(
+        self, filesystem: FileSystem, directory: str, number: int, seed: int, mode: int = 0o666
+    ) -> None:
+        self.number = number
+        self.path = filesystem.join(directory, table_name(number))
+        self._filesystem = filesystem
+        self._seed = seed
+        self._lengths = array("Q")
+        self._digests = array("Q")
+        self._first = self._last = b""
+        self.tombstones = 0
+        self.end = RECORDS_AT
+        self._file: File = filesystem.create(self.path, mode)
+        self._pending = [_pack_header()]
+        self._pending_size = RECORDS_AT
+        self._written = 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def add(self, keys: list[bytes], records: list[bytes], tombstones: int) -> None:
+        """Append a chunk, of whose records ``tombstones`` are such."""
+        if not keys:
+            return
+        if not self._lengths:
+            self._first = keys[0]
+        self._last = keys[-1]
+        data = b"".join(records)
+        self._lengths.extend(map(len, records))
+        self._digests.extend(hash_keys(keys, self._seed))
+        self.tombstones += tombstones
+        self.end += len(data)
+        self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        self._pending.append(data)
+        self._pending_size += len(data)
+        if self._pending_size >= _WRITE_SIZE:
+            self._drain()
+
+    def _drain(self) -> None:
+        self._filesystem.write(self._file, self._written, b"".join(self._pending))
+        self._written += self._pending_size
+        self._pending, self._pending_size = [], 0
+
+    def _put_section(self, section: int, data: bytes, crcs: array[int]) -> int:
+        """Append a section; returns where it begins."""
+        start = self._written + self._pending_size
+        begin = _aligned(start)
+        self._put(bytes(begin - start) + data)
+        for block, at in enumerate(range(0, len(data), BLOCK)):
+            seed = block_seed(self.number, section, block)
+            crcs.append(crc32c(data[at : at + BLOCK], seed))
+        return begin
+
+    def finish(
+        self,
+        store_id: bytes,
+        *,
+        level: int,
+        part: int,
+        parts: int,
+        sequences: tuple[int, int],
+        filter_bits: int,
+    ) -> TableInfo:
+        """Write sections and footer, sync and close; the directory is the caller's to sync."""
+        if self.end > _LONGEST_TABLE:
+            raise error(f"{self.path}: a table of {self.end} bytes; the limit is {_LONGEST_TABLE}")
+        count = len(self._lengths)
+        longest = max(self._lengths)
+        width = 2 if longest < 1 << 16 else 4 if longest < 1 << 32 else 8
+        slots = max(1, count * 3 // 2)
+        filter_pairs = max(1, count * filter_bits // 128)
+        fences = array("Q", list(accumulate(self._lengths, initial=RECORDS_AT))[:-1:GROUP])
+        crcs = array("I")
+        begins = [
+            self._put_section(LENGTHS, array(_WIDTHS[width], self._lengths).tobytes(), crcs),
+            self._put_section(FENCES, fences.tobytes(), crcs),
+            self._put_section(
+                INDEX, build_index(self._digests, self._lengths, RECORDS_AT, slots).tobytes(), crcs
+            ),
+            self._put_section(FILTER, build_filter(self._digests, filter_pairs).tobytes(), crcs),
+        ]
+        crcs_at = _aligned(self._written + self._pending_size)
+        self._put(bytes(crcs_at - self._written - self._pending_size) + crcs.tobytes())
+        footer = _FOOTER.pack(
+            FORMAT, store_id, self.number, count - self.tombstones, self.tombstones, *sequences,
+            level, part, parts, width, crc32c(crcs.tobytes()), self.end, *begins, crcs_at,
+            crcs_at + 4 * len(crcs), slots, filter_pairs, self._seed,
+            len(self._first), len(self._last),
+        )  # fmt: skip
+        footer = self._first + self._last + footer
+        footer_crc = crc32c(footer)
+        self._put(footer + _TAIL.pack(footer_crc, TAIL_MAGIC))
+        self._drain()
+        self._filesystem.sync(self._file)
+        self._filesystem.close(self._file)
+        return TableInfo(
+            self.number, self._written, footer_crc, count - self.tombstones, self.tombstones
+        )
+
+    def abandon(self) -> None:
+        """Close and remove the unfinished file."""
+        self._filesystem.close(self._file)
+        self._filesystem.remove(self.path)
+
+
+class SSTable:
+    """A table open for reading; shared by all threads, closed by whoever ends the store.
+
+    Opening reads the footer only.  Raises CorruptionError for anything that
+    does not check, and ``error`` for a table of a newer format.
+    """
+
+    def __init__(
+        self, filesystem: FileSystem, directory: str, info: TableInfo, store_id: bytes
+    ) -> None:
+        self.info = info
+        self.path = filesystem.join(directory, table_name(info.number))
+        file = filesystem.open(self.path)
+        try:
+            size = filesystem.size(file)
+            if size != info.size:
+                raise CorruptionError(
+                    self.path, min(size, info.size), f"expected {info.size} bytes, found {size}"
+                )
+            self.data: Any = filesystem.map(file, size)
+        finally:
+            filesystem.close(file)
+        self._views: list[memoryview] = []
+        try:
+            self._read_footer(store_id)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_footer(self, store_id: bytes) -> None:
+        size = len(self.data)
+        fixed_at = size - _TAIL.size - _FOOTER.size
+        if fixed_at < RECORDS_AT or self.data[:RECORDS_AT] != _pack_header():
+            self.damaged(0, f"expected the header of a table of format {FORMAT}")
+        footer_crc, magic = _TAIL.unpack(self.data[size - _TAIL.size :])
+        if magic != TAIL_MAGIC:
+            self.damaged(size - 8, f"expected the magic {TAIL_MAGIC!r}, found {magic!r}")
+        fields = _FOOTER.unpack(self.data[fixed_at : size - _TAIL.size])
+        first, last = fields[-2:]
+        keys_at = fixed_at - first - last
+        if keys_at < RECORDS_AT or footer_crc != crc32c(self.data[keys_at : size - _TAIL.size]):
+            self.damaged(max(keys_at, 0), "the footer's crc does not match")
+        if footer_crc != self.info.footer_crc or fields[1:3] != (store_id, self.info.number):
+            self.damaged(keys_at, "this is not the table that the MANIFEST names")
+        if fields[0] != FORMAT:
+            raise error(
+                f"{self.path}: expected table format {FORMAT}, found {fields[0]}: "
+                "a newer oblivion_dbm wrote it"
+            )
+        self.first_key: bytes = self.data[keys_at : keys_at + first]
+        self.last_key: bytes = self.data[keys_at + first : fixed_at]
+        (
+            _, _, _, self.puts, self.tombstones, self.first_sequence, self.last_sequence,
+            self.level, self.part, self.parts, self._width, crcs_crc, self.records_end,
+            *begins, crcs_at, crcs_end, self.slot_count, self.filter_pairs, self.seed, _, _,
+        ) = fields  # fmt: skip
+        self._open_sections(begins, crcs_at, crcs_end, crcs_crc)
+
+    def _open_sections(self, begins: list[int], crcs_at: int, crcs_end: int, crc: int) -> None:
+        self._begins = begins
+        self._crcs_at = crcs_at
+        if self._width not in _WIDTHS:
+            self.damaged(crcs_at, f"lengths of {self._width} bytes")
+        if crc32c(self.data[crcs_at:crcs_end]) != crc:
+            self.damaged(crcs_at, "the crc of the block crcs does not match")
+        count = len(self)
+        self._sizes = [
+            count * self._width,
+            8 * ((count + GROUP - 1) // GROUP),
+            8 * (self.slot_count + PROBE_LIMIT),
+            16 * self.filter_pairs,
+        ]
+        blocks = [(size + BLOCK - 1) // BLOCK for size in self._sizes]
+        ends = [begin + size for begin, size in zip(begins, self._sizes)]
+        if sum(blocks) * 4 != crcs_end - crcs_at or max(*ends, crcs_end) > len(self.data):
+            self.damaged(crcs_at, "the sections and their crcs do not agree")
+        self._first_blocks = list(accumulate(blocks, initial=0))
+        self.checked = [bytearray(number) for number in blocks]
+        whole = memoryview(self.data)
+        self._views.append(whole)
+        formats = (_WIDTHS[self._width], "Q", "Q", "Q")
+        for begin, size, kind in zip(begins, self._sizes, formats):
+            self._views.append(whole[begin : begin + size].cast("B").cast(kind))
+        _, self._lengths, self._fences, self.slots, self.words = self._views
+
+    def __len__(self) -> int:
+        return int(self.puts + self.tombstones)
+
+    def damaged(self, offset: int, meaning: str) -> None:
+        """Raise CorruptionError for this table."""
+        raise CorruptionError(self.path, offset, meaning)
+
+    def probe(self) -> Probe:
+        """Return what the kernel's look-up needs of this table."""
+        return (
+            self.words,
+            self.filter_pairs,
+            self.checked[FILTER],
+            self.slots,
+            self.slot_count,
+            self.checked[INDEX],
+            self.data,
+            self,
+        )
+
+    def check_block(self, section: int, block: int) -> None:
+        """Check one block of a section and remember that it is sound."""
+        begin = self._begins[section] + block * BLOCK
+        size = min(BLOCK, self._sizes[section] - block * BLOCK)
+        crc_at = self._crcs_at + 4 * (self._first_blocks[section] + block)
+        expected = int.from_bytes(self.data[crc_at : crc_at + 4], "little")
+        seed = block_seed(self.info.number, section, block)
+        if crc32c(self.data[begin : begin + size], seed) != expected:
+            self.damaged(begin, f"block {block} of the {SECTIONS[section]} does not check")
+        self.checked[section][block] = 1
+
+    def check_filter(self, block: int) -> None:
+        """Check a block of the filter."""
+        self.check_block(FILTER, block)
+
+    def check_index(self, block: int) -> None:
+        """Check a block of the index."""
+        self.check_block(INDEX, block)
+
+    def check_other_key(self, offset: int, key: bytes, fingerprint: int) -> None:
+        """Raise unless a sound record of another key with this fingerprint is at ``offset``."""
+        found = self._read(offset)[1]
+        if found == key or hash_keys([found], self.seed)[0] & 0xFF_FFFF != fingerprint:
+            self.damaged(offset, "the index points to a record of another key")
+
+    def _read(self, offset: int) -> tuple[int, bytes, bytes, int]:
+        """Return the checked record at ``offset``."""
+        try:
+            return read(self.data, offset, self.records_end)
+        except BadRecord as bad:
+            self.damaged(bad.offset, bad.meaning)
+            raise
+
+    def _section_checked(self, section: int, start: int, stop: int, width: int) -> None:
+        """Check the blocks that hold items [start, stop) of a section."""
+        checked = self.checked[section]
+        for block in range(start * width // BLOCK, (stop * width + BLOCK - 1) // BLOCK):
+            if not checked[block]:
+                self.check_block(section, block)
+
+    def _fence(self, group: int) -> int:
+        """Return the offset of the first record of a group."""
+        self._section_checked(FENCES, group, group + 1, 8)
+        return int(self._fences[group])
+
+    def offset(self, number: int) -> int:
+        """Return where a record begins: its group's fence and the lengths from there."""
+        group = number // GROUP
+        self._section_checked(LENGTHS, group * GROUP, number, self._width)
+        return self._fence(group) + sum(self._lengths[group * GROUP : number])
+
+    def records(self, start: int, stop: int) -> tuple[list[bytes], list[bytes]]:
+        """Return (keys, records) of the records [start, stop), every one checked.
+
+        O(stop - start), and up to 63 lengths more to find the first.
+        """
+        self._section_checked(LENGTHS, start, stop, self._width)
+        try:
+            return split(self.data, self.offset(start), self._lengths[start:stop])
+        except BadRecord as bad:
+            self.damaged(bad.offset, bad.meaning)
+            raise
+
+    def position(self, key: bytes) -> int:
+        """Return the number of the first record whose key is >= ``key``.
+
+        O(log n) checked records and one group of lengths.
+        """
+        low, high = 0, len(self._fences)
+        while low < high:
+            middle = (low + high) // 2
+            if self._read(self._fence(middle))[1] <= key:
+                low = middle + 1
+            else:
+                high = middle
+        if low == 0:
+            return 0
+        start = (low - 1) * GROUP
+        keys, _ = self.records(start, min(start + GROUP, len(self)))
+        return start + sum(1 for found in keys if found < key)
+
+    def search(self, key: bytes) -> bytes | None:
+        """Return the record of ``key`` by binary search, None if there is none."""
+        at = self.position(key)
+        if at == len(self):
+            return None
+        keys, records = self.records(at, at + 1)
+        return records[0] if keys[0] == key else None
+
+    def chunks(
+        self, start: bytes | None, stop: bytes | None, reverse: bool, sizes: Iterator[int]
+    ) -> Iterator[tuple[list[bytes], list[bytes]]]:
+        """Yield (keys, records) in order, in runs of the sizes that ``sizes`` gives.
+
+        Each chunk ascends; in reverse the chunks descend.
+        """
+        low = 0 if start is None else self.position(start)
+        high = len(self) if stop is None else self.position(stop)
+        while low < high:
+            size = next(sizes)
+            if reverse:
+                yield self.records(max(low, high - size), high)
+                high -= size
+            else:
+                yield self.records(low, min(high, low + size))
+                low += size
+
+    def close(self) -> None:
+        """Let go of the map.  Reads in progress in other threads fail."""
+        for view in reversed(self._views):
+            view.release()
+        self._views = []
+        self.data.close()

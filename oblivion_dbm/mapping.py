@@ -1,0 +1,426 @@
+"""One ordered mapping, the same methods everywhere.
+
+A store and a prefixed view of it share ``OrderedMapping``; a subclass gives
+``__getitem__``, ``__setitem__`` and ``__delitem__`` for single keys, four
+walks and ``_write``.  Keys and values go in as str (UTF-8) or bytes-like and
+come out as bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, MutableMapping, ValuesView
+
+from oblivion_dbm.engine.record import LONGEST
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from types import TracebackType
+    from typing import Any
+
+    Bytes = str | bytes | bytearray | memoryview
+    Pair = tuple[bytes, bytes]
+
+#: Bytes of keys and values that ``load`` writes as one group.
+LOAD_GROUP = 1 << 20
+
+_MISSING: Any = object()
+
+
+def to_bytes(given: Bytes, name: str) -> bytes:
+    """Return ``given`` as exact bytes; ``name`` says what it is, for the error.
+
+    Raises TypeError for anything but str, bytes, bytearray and memoryview, and
+    ValueError for more than 4,294,967,295 bytes.
+    """
+    if isinstance(given, str):
+        return given.encode("utf-8")
+    if isinstance(given, memoryview):
+        length = given.nbytes
+    elif isinstance(given, (bytes, bytearray)):
+        length = len(given)
+    else:
+        raise TypeError(f"{name}s are str or bytes-like, not {type(given).__name__}")
+    if length > LONGEST:
+        raise ValueError(f"the {name} has {length} bytes; the limit is {LONGEST}")
+    return bytes(given)
+
+
+def after_prefix(prefix: bytes) -> bytes | None:
+    """Return the smallest key above all that begin with ``prefix``; None: there is none."""
+    shorter = prefix.rstrip(b"\xff")
+    return shorter[:-1] + bytes([shorter[-1] + 1]) if shorter else None
+
+
+def _bound(given: Bytes | None) -> bytes | None:
+    return None if given is None else to_bytes(given, "key")
+
+
+class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as str, come out as bytes
+    """The methods of every ordered mapping of ours, in terms of a few primitives."""
+
+    __slots__ = ()
+
+    def _pairs(
+        self, start: bytes | None, stop: bytes | None, reverse: bool = False
+    ) -> Iterator[Pair]:
+        raise NotImplementedError
+
+    def _keys(
+        self, start: bytes | None, stop: bytes | None, reverse: bool = False
+    ) -> Iterator[bytes]:
+        raise NotImplementedError
+
+    def _values(
+        self, start: bytes | None, stop: bytes | None, reverse: bool = False
+    ) -> Iterator[bytes]:
+        raise NotImplementedError
+
+    def _first_key(self) -> bytes | None:
+        raise NotImplementedError
+
+    def _write(self, changes: dict[bytes, bytes | None], cleared: bool) -> None:
+        """Apply puts and deletes (None) as one, after a clear if ``cleared``."""
+        raise NotImplementedError
+
+    def _check_writable(self) -> None:
+        """Raise unless this mapping may be changed."""
+
+    # Walking in order.
+
+    def scan(
+        self,
+        *,
+        start: Bytes | None = None,
+        stop: Bytes | None = None,
+        prefix: Bytes | None = None,
+        reverse: bool = False,
+    ) -> Iterator[Pair]:
+        """Return an iterator of (key, value) in key order, over the present state.
+
+        ``start`` is included, ``stop`` is not; ``prefix`` narrows both.  What is
+        written later does not show.  To begin costs O(log n), each pair O(1).
+        """
+        return self._pairs(*self._range(start, stop, prefix), reverse)
+
+    @staticmethod
+    def _range(
+        start: Bytes | None, stop: Bytes | None, prefix: Bytes | None
+    ) -> tuple[bytes | None, bytes | None]:
+        low, high = _bound(start), _bound(stop)
+        if prefix is not None:
+            begin = to_bytes(prefix, "key")
+            end = after_prefix(begin)
+            low = begin if low is None else max(low, begin)
+            if end is not None:
+                high = end if high is None else min(high, end)
+        return low, high
+
+    def _slice(self, part: slice) -> tuple[bytes | None, bytes | None]:
+        if part.step is not None:
+            raise ValueError("a slice of keys has no step")
+        return _bound(part.start), _bound(part.stop)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Return an iterator of the keys in order, over the present state."""
+        return self._keys(None, None)
+
+    def __reversed__(self) -> Iterator[bytes]:
+        """Return an iterator of the keys from the last to the first."""
+        return self._keys(None, None, True)
+
+    def keys(self) -> list[bytes]:  # type: ignore[override]  # dbm promises a list
+        """Return a list of all keys in order."""
+        return list(self._keys(None, None))
+
+    def items(self) -> ItemsView[bytes, bytes]:
+        """Return a view of the (key, value) pairs, in key order."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[bytes]:
+        """Return a view of the values, in key order."""
+        return _Values(self)
+
+    def first(self) -> Pair:
+        """Return (key, value) of the smallest key; KeyError when there is none."""
+        while True:
+            key = self._first_key()
+            if key is None:
+                raise KeyError("the store is empty")
+            value = self.get(key)
+            if value is not None:
+                return key, value
+
+    def last(self) -> Pair:
+        """Return (key, value) of the largest key; KeyError when there is none."""
+        for pair in self._pairs(None, None, True):
+            return pair
+        raise KeyError("the store is empty")
+
+    def firstkey(self) -> bytes | None:
+        """Return the smallest key, None when there is none."""
+        return self._first_key()
+
+    def nextkey(self, key: Bytes) -> bytes | None:
+        """Return the smallest key above ``key``, None when there is none or ``key`` is absent."""
+        exact = to_bytes(key, "key")
+        if exact not in self:
+            return None
+        return next(self._keys(exact + b"\0", None), None)
+
+    def __bool__(self) -> bool:
+        """Tell whether there is any key.  One look-up."""
+        return self._first_key() is not None
+
+    # Many at once.
+
+    def get_many(self, keys: Iterable[Bytes], default: Any = None) -> list[Any]:
+        """Return the values in the order of ``keys``, ``default`` for absent ones."""
+        return [self.get(key, default) for key in keys]
+
+    def put_many(self, pairs: Iterable[tuple[Bytes, Bytes]] | Mapping[Any, Bytes]) -> None:
+        """Put all pairs as one: after a crash all are there, or none.
+
+        Raises ValueError when they have more than 4,294,967,295 bytes.
+        """
+        source: Any = pairs.items() if hasattr(pairs, "items") else pairs
+        changes: dict[bytes, bytes | None] = {
+            to_bytes(key, "key"): to_bytes(value, "value") for key, value in source
+        }
+        self._write(changes, False)
+
+    def update(self, other: Any = (), /, **more: Bytes) -> None:  # type: ignore[override]  # wider
+        """Put what a mapping, an iterable of pairs and keywords give, as one."""
+        if hasattr(other, "keys") and not hasattr(other, "items"):
+            other = [(key, other[key]) for key in other.keys()]
+        self.put_many(dict(other, **more) if more else other)
+
+    def load(
+        self,
+        pairs: Iterable[tuple[Bytes, Bytes]] | Mapping[Any, Bytes],
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """Put any number of pairs in groups of about a mebibyte; return how many.
+
+        Not atomic as a whole, but each group is.  ``progress`` is called with
+        the number stored so far after each group; when something raises, the
+        exception's ``loaded`` says the same.
+        """
+        source: Any = pairs.items() if hasattr(pairs, "items") else pairs
+        loaded = 0
+        group: dict[bytes, bytes | None] = {}
+        size = count = 0
+        try:
+            for key, value in source:
+                exact, content = to_bytes(key, "key"), to_bytes(value, "value")
+                group[exact] = content
+                size += len(exact) + len(content)
+                count += 1
+                if size >= LOAD_GROUP:
+                    self._write(group, False)
+                    loaded, size, group = count, 0, {}
+                    if progress is not None:
+                        progress(loaded)
+            self._write(group, False)
+        except Exception as problem:
+            problem.loaded = loaded  # type: ignore[attr-defined]  # says how far it came
+            raise
+        return count
+
+    def batch(self) -> Batch:
+        """Return a context manager whose changes happen together at its end, or not at all."""
+        self._check_writable()
+        return Batch(self._write)
+
+    def prefixed(self, prefix: Bytes) -> Prefixed:
+        """Return a mapping of the keys that begin with ``prefix``, without it."""
+        return Prefixed(self, to_bytes(prefix, "key"))
+
+    # The rest of a MutableMapping.
+
+    def pop(self, key: Any, default: Any = _MISSING) -> Any:
+        """Remove ``key`` and return its value, or ``default``; KeyError without one."""
+        value = self.get(key)
+        if value is None:
+            self._check_writable()
+            if default is _MISSING:
+                raise KeyError(key)
+            return default
+        del self[key]
+        return value
+
+    def popitem(self) -> Pair:
+        """Remove the smallest key; return (key, value).  O(log n).
+
+        Raises KeyError when there is none.
+        """
+        self._check_writable()
+        pair = self.first()
+        del self[pair[0]]
+        return pair
+
+    def setdefault(self, key: Any, default: Any = b"") -> bytes:
+        """Return the value of ``key``, after putting ``default`` where it has none."""
+        value = self.get(key)
+        if value is None:
+            value = to_bytes(default, "value")
+            self[key] = value
+        return value  # type: ignore[no-any-return]  # bytes
+
+    def clear(self) -> None:
+        """Remove every key."""
+        self._write({}, True)
+
+    def _delete_range(self, part: slice) -> None:
+        """Remove the keys of a slice as one."""
+        self._check_writable()
+        keys = self._keys(*self._slice(part))
+        self._write(dict.fromkeys(keys), False)
+
+
+class _Items(ItemsView[bytes, bytes]):
+    """Pairs in key order, without a look-up for each."""
+
+    _mapping: OrderedMapping
+
+    def __iter__(self) -> Iterator[Pair]:
+        return self._mapping.scan()
+
+    def __reversed__(self) -> Iterator[Pair]:
+        return self._mapping.scan(reverse=True)
+
+
+class _Values(ValuesView[bytes]):
+    """Values in key order, without a look-up for each."""
+
+    _mapping: OrderedMapping
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._mapping._values(None, None)
+
+    def __reversed__(self) -> Iterator[bytes]:
+        return self._mapping._values(None, None, True)
+
+
+class Batch:
+    """Changes that are gathered, checked as they come, and applied as one.
+
+    Nothing is visible before the ``with`` block ends, all of it after, and
+    nothing if it ends by an exception.  Deleting an absent key is no error.
+    """
+
+    __slots__ = ("_changes", "_cleared", "_write")
+
+    def __init__(self, write: Callable[[dict[bytes, bytes | None], bool], None]) -> None:
+        self._write = write
+        self._changes: dict[bytes, bytes | None] = {}
+        self._cleared = False
+
+    def __setitem__(self, key: Bytes, value: Bytes) -> None:
+        self._changes[to_bytes(key, "key")] = to_bytes(value, "value")
+
+    def __delitem__(self, key: Bytes) -> None:
+        self._changes[to_bytes(key, "key")] = None
+
+    def clear(self) -> None:
+        """Remove everything, the changes gathered so far included."""
+        self._changes.clear()
+        self._cleared = True
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        changes, self._changes = self._changes, {}
+        cleared, self._cleared = self._cleared, False
+        if kind is None and (changes or cleared):
+            self._write(changes, cleared)
+
+
+class Prefixed(OrderedMapping):
+    """The keys of ``whole`` that begin with ``prefix``, seen without it: a store in a store."""
+
+    __slots__ = ("_whole", "prefix")
+
+    def __init__(self, whole: OrderedMapping, prefix: bytes) -> None:
+        self._whole = whole
+        self.prefix = prefix
+
+    def __repr__(self) -> str:
+        return f"{self._whole!r}.prefixed({self.prefix!r})"
+
+    def _full(self, key: Any) -> bytes:
+        return self.prefix + to_bytes(key, "key")
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return self._pairs(*self._slice(key))
+        value = self._whole.get(self._full(key))
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """Return the value of ``key``, ``default`` where it has none."""
+        return self._whole.get(self._full(key), default)
+
+    def __contains__(self, key: object) -> bool:
+        return self._full(key) in self._whole
+
+    def __setitem__(self, key: Any, value: Bytes) -> None:
+        if isinstance(key, slice):
+            raise TypeError("a range of keys cannot be assigned")
+        self._whole[self._full(key)] = value
+
+    def __delitem__(self, key: Any) -> None:
+        if isinstance(key, slice):
+            self._delete_range(key)
+            return
+        try:
+            del self._whole[self._full(key)]
+        except KeyError:
+            raise KeyError(key) from None
+
+    def __len__(self) -> int:
+        """Return the number of keys under the prefix: a walk over them."""
+        return sum(1 for _ in self._keys(None, None))
+
+    def _bounds(self, start: bytes | None, stop: bytes | None) -> tuple[bytes, bytes | None]:
+        low = self.prefix if start is None else self.prefix + start
+        return low, after_prefix(self.prefix) if stop is None else self.prefix + stop
+
+    def _pairs(
+        self, start: bytes | None, stop: bytes | None, reverse: bool = False
+    ) -> Iterator[Pair]:
+        size = len(self.prefix)
+        pairs = self._whole._pairs(*self._bounds(start, stop), reverse)
+        return ((key[size:], value) for key, value in pairs)
+
+    def _keys(
+        self, start: bytes | None, stop: bytes | None, reverse: bool = False
+    ) -> Iterator[bytes]:
+        size = len(self.prefix)
+        return (key[size:] for key in self._whole._keys(*self._bounds(start, stop), reverse))
+
+    def _values(
+        self, start: bytes | None, stop: bytes | None, reverse: bool = False
+    ) -> Iterator[bytes]:
+        return self._whole._values(*self._bounds(start, stop), reverse)
+
+    def _first_key(self) -> bytes | None:
+        return next(self._keys(None, None), None)
+
+    def _write(self, changes: dict[bytes, bytes | None], cleared: bool) -> None:
+        full: dict[bytes, bytes | None] = {}
+        if cleared:
+            full = dict.fromkeys(self._whole._keys(*self._bounds(None, None)))
+        full.update((self.prefix + key, value) for key, value in changes.items())
+        self._whole._write(full, False)
+
+    def _check_writable(self) -> None:
+        self._whole._check_writable()
