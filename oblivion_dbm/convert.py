@@ -45,7 +45,7 @@ from oblivion_dbm.errors import error
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from oblivion_dbm.database import Database
+    from oblivion_dbm.mapping import OrderedMapping
 
 __all__ = ["Imported", "import_wal", "open_regular"]
 
@@ -75,8 +75,10 @@ class Imported(NamedTuple):
     damage: str | None
 
 
-def import_wal(path: str | bytes | os.PathLike[str], database: Database) -> Imported:
+def import_wal(path: str | bytes | os.PathLike[str], database: OrderedMapping) -> Imported:
     """Apply a log of the seeds, in the file ``path``, to ``database``, in order.
+
+    ``database`` is a Database, or a prefixed view of one.
 
     Entries go in as atomic groups (up to 4,096 entries, and up to 1 MiB unless
     one entry is larger).  Reading stops at the first entry that is cut off or
@@ -207,12 +209,13 @@ class _Log:
         return crc
 
     def _read(self, offset: int, count: int, what: str) -> bytes:
-        """Exactly ``count`` bytes at ``offset``; nothing is read past the end of the file."""
-        found = b""
+        """Exactly ``count`` bytes at ``offset``.
+
+        The caller keeps ``count`` small until a crc has confirmed it.
+        """
         try:
-            if offset + count <= self._size:
-                self._source.seek(offset)
-                found = self._source.read(count)
+            self._source.seek(offset)
+            found = self._source.read(count)
         except OSError as failure:
             raise error(failure.errno, failure.strerror, self._filename) from None
         if len(found) != count:

@@ -129,8 +129,10 @@ class Database(OrderedMapping):
         return self._value(exact) is not None
 
     def __setitem__(self, key: Any, value: Bytes) -> None:
-        """Put a value.  When it returns, every reader sees it and a crash of the
-        process keeps it; what a crash of the machine keeps is the sync mode's.
+        """Put a value; TypeError and ValueError come before a byte is written.
+
+        When it returns, every reader sees it and a crash of the process keeps
+        it; what a crash of the machine keeps is the sync mode's.
         """
         if type(key) is not bytes:
             if type(key) is slice:

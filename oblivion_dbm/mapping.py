@@ -189,10 +189,10 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
         }
         self._write(changes, False)
 
-    def update(self, other: Any = (), /, **more: Bytes) -> None:  # type: ignore[override]  # wider
+    def update(self, other: Any = (), /, **more: Bytes) -> None:
         """Put what a mapping, an iterable of pairs and keywords give, as one."""
         if hasattr(other, "keys") and not hasattr(other, "items"):
-            other = [(key, other[key]) for key in other.keys()]
+            other = [(key, other[key]) for key in other.keys()]  # noqa: SIM118 - it may have no more
         self.put_many(dict(other, **more) if more else other)
 
     def load(
@@ -265,7 +265,7 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
         if value is None:
             value = to_bytes(default, "value")
             self[key] = value
-        return value  # type: ignore[no-any-return]  # bytes
+        return value
 
     def clear(self) -> None:
         """Remove every key."""

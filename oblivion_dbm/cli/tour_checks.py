@@ -127,13 +127,20 @@ def _wrong_lookups(database: Database, expected: Expected) -> Iterator[str]:
             yield f"a look-up of {_text(key)} finds it, expected it to be deleted"
 
 
-def check_prefix(database: Database, expected: Expected, prefix: bytes) -> dict[bytes, bytes]:
-    """Scan the keys that begin with ``prefix`` and compare; returns them in order.
+def check_prefix(
+    database: Database, expected: Expected, view: bytes, prefix: bytes
+) -> dict[bytes, bytes]:
+    """Scan the keys that begin with ``prefix`` in the view ``database.prefixed(view)``.
 
-    O(number of those records) for the store, O(all records) for the check.
+    Returns these records in order, once they have been compared.  O(number of
+    those records) for the store, O(all records) for the check.
     """
-    found = list(database.scan(prefix=prefix))
-    wanted = sorted(pair for pair in expected.records.items() if pair[0].startswith(prefix))
+    found = list(database.prefixed(view).scan(prefix=prefix))
+    wanted = sorted(
+        (key[len(view) :], value)
+        for key, value in expected.records.items()
+        if key.startswith(view + prefix)
+    )
     if found != wanted:
         odd = set(found).symmetric_difference(wanted)
         where = _text(min(odd)[0]) if odd else "the order of the keys"

@@ -42,10 +42,22 @@ class Compactor:
         self._mode = mode
 
     def flush(
-        self, records: dict[bytes, bytes], sequences: tuple[int, int], drop_tombstones: bool
+        self,
+        records: dict[bytes, bytes],
+        sequences: tuple[int, int],
+        *,
+        tombstones: bool,
+        drop_tombstones: bool,
     ) -> Run | None:
-        """Write a MemTable's records as a run of level 0, None where nothing is left."""
-        return self._write(_in_chunks(records), 0, sequences, drop_tombstones)
+        """Write a MemTable's records as a run of level 0, None where nothing is left.
+
+        ``tombstones`` tells whether there are some, ``drop_tombstones`` that
+        nothing older is left that they could hide.
+        """
+        chunks = _in_chunks(records)
+        if tombstones and drop_tombstones:
+            return self._write(without_tombstones(chunks), 0, sequences, False)
+        return self._write(chunks, 0, sequences, tombstones)
 
     def merge(self, task: Task, table: Callable[[int], SSTable]) -> Run | None:
         """Write the merge of the task's runs; ``table(number)`` gives an open table.
@@ -58,19 +70,22 @@ class Compactor:
             max(part.last_sequence for run in inputs for part in run),
         )
         sources = [whole_run(tables) for tables in inputs]
-        return self._write(merge(sources), task.level, sequences, task.drop_tombstones)
+        chunks = merge(sources)
+        tombstones = any(run.tombstones for run in task.runs)
+        if tombstones and task.drop_tombstones:
+            return self._write(without_tombstones(chunks), task.level, sequences, False)
+        return self._write(chunks, task.level, sequences, tombstones)
 
     def _write(
-        self, chunks: Iterable[Chunk], level: int, sequences: tuple[int, int], drop: bool
+        self, chunks: Iterable[Chunk], level: int, sequences: tuple[int, int], tombstones: bool
     ) -> Run | None:
-        if drop:
-            chunks = without_tombstones(chunks)
+        """Write ``chunks`` as a run; ``tombstones``: there may be some among them."""
         writers: list[TableWriter] = []
         try:
             for keys, records in chunks:
                 if not writers or writers[-1].end >= self._options.table_limit:
                     writers.append(self._new_table())
-                buried = 0 if drop else sum(record[0] == DELETE for record in records)
+                buried = sum(record[0] == DELETE for record in records) if tombstones else 0
                 writers[-1].add(keys, records, buried)
             if not writers:
                 return None
@@ -82,7 +97,6 @@ class Compactor:
                     part=part,
                     parts=len(writers),
                     sequences=sequences,
-                    filter_bits=self._options.filter_bits,
                 )
                 for part, writer in enumerate(writers)
             ]
@@ -119,4 +133,4 @@ def _in_chunks(records: dict[bytes, bytes]) -> Iterator[Chunk]:
     keys = sorted(records)
     for start in range(0, len(keys), LARGEST_CHUNK):
         part = keys[start : start + LARGEST_CHUNK]
-        yield part, [records[key] for key in part]
+        yield part, list(map(records.__getitem__, part))

@@ -136,7 +136,8 @@ class FileSystem:
         try:
             return mmap.mmap(file.descriptor, length, access=access)
         except ValueError as problem:  # the file is shorter than ``length``
-            raise error(errno.EINVAL, f"cannot map {length} bytes: {problem}", file.path) from problem
+            meaning = f"cannot map {length} bytes: {problem}"
+            raise error(errno.EINVAL, meaning, file.path) from problem
 
     def words(self, mapped: mmap.mmap, offset: int, count: int) -> memoryview:
         """Return ``count`` u64 of a map from ``offset`` on; a store is one instruction.

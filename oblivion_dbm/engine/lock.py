@@ -11,6 +11,7 @@ within one process too, and it is free as soon as the writer is dead.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from errno import EAGAIN
 from struct import Struct
 
@@ -40,10 +41,8 @@ class WriterLock:
         self._filesystem = filesystem
         path = filesystem.join(directory, LOCK)
         if filesystem.kind(path) == "missing":
-            try:
+            with suppress(error):  # another process was faster
                 filesystem.close(filesystem.create(path, mode))
-            except error:  # another process was faster
-                pass
         self._file = filesystem.open(path, writable=True)
         try:
             self._acquire(directory, timeout)

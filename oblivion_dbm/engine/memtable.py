@@ -61,25 +61,24 @@ class Layer:
             self.tombstones.difference_update(younger.records)
         self.tombstones.update(younger.tombstones)
 
-    def live_change(self, live: Callable[[bytes], bool]) -> int:
+    def live_change(self, value: Callable[[bytes], bytes | None]) -> int:
         """Return how many keys this layer adds to what lies below it.
 
-        ``live(key)`` tells whether a key has a value below; it is asked once
+        ``value(key)`` gives the value that a key has below; it is asked once
         for each key, the first time a count is wanted after it came.
         """
         new = len(self.records) - self.classified
         for key in list(islice(reversed(self.records), new)):
-            self.live_below += live(key)
+            self.live_below += value(key) is not None
         self.classified += new
         return len(self.records) - len(self.tombstones) - self.live_below
 
     def chunks(
         self, start: bytes | None, stop: bytes | None, reverse: bool, sizes: Iterator[int]
     ) -> Iterator[tuple[list[bytes], list[bytes]]]:
-        """Yield (keys, records) of a frozen layer that was put in order, in runs
-        of the sizes that ``sizes`` gives.
+        """Yield (keys, records) of a frozen layer that was put in order.
 
-        Each chunk ascends; in reverse the chunks descend.
+        ``sizes`` gives the sizes of the chunks.  Each chunk ascends; in reverse the chunks descend.
         """
         keys = self.ordered
         if keys is None:

@@ -26,7 +26,6 @@ class Options:
     ``fan_in``         8          runs of one level that are merged into one
     ``space_ratio``    2.0        merge everything once the newer runs are this
                                   many times as large as the oldest
-    ``filter_bits``    12         bits a key of a table's Bloom filter
     ``log_back_end``   "auto"     "mapped", "pwrite", or whichever works here
     ``lock_timeout``   0.0        seconds to wait for another writer to leave
     =================  =========  ================================================
@@ -36,7 +35,6 @@ class Options:
 
     __slots__ = (
         "fan_in",
-        "filter_bits",
         "lock_timeout",
         "log_back_end",
         "memtable_limit",
@@ -51,12 +49,11 @@ class Options:
         self.table_limit: int = settings.pop("table_limit", 256 * MEBIBYTE)
         self.fan_in: int = settings.pop("fan_in", 8)
         self.space_ratio: float = settings.pop("space_ratio", 2.0)
-        self.filter_bits: int = settings.pop("filter_bits", 12)
         self.log_back_end: str = settings.pop("log_back_end", "auto")
         self.lock_timeout: float = settings.pop("lock_timeout", 0.0)
         if settings:
             known = ", ".join(self.__slots__)
-            raise TypeError(f"unknown option {sorted(settings)[0]!r}; there are: {known}")
+            raise TypeError(f"unknown option {min(settings)!r}; there are: {known}")
         self._check()
 
     def _check(self) -> None:
@@ -67,12 +64,11 @@ class Options:
             ("memtable_limit", 1),
             ("table_limit", 1),
             ("fan_in", 2),
-            ("filter_bits", 1),
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+                raise ValueError(f"{name} must be a whole number >= {least}, not {value!r}")
         for name in ("space_ratio", "lock_timeout"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not value >= 0:
-                raise ValueError(f"{name} must be a number of at least 0, not {value!r}")
+                raise ValueError(f"{name} must be a number >= 0, not {value!r}")

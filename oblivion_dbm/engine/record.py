@@ -129,10 +129,8 @@ def read(buffer: Buffer, offset: int, end: int) -> tuple[int, bytes, bytes, int]
         raise BadRecord(offset, f"a value of {value_length} bytes does not fit before the end")
     record = bytes(buffer[offset:after])
     if crc32c(record) != RESIDUE:
-        raise BadRecord(
-            offset,
-            f"expected crc {crc32c(record[:-4]):08x}, found {unpack_length(record, len(record) - 4)[0]:08x}",
-        )
+        expected, found = crc32c(record[:-4]), int.from_bytes(record[-4:], "little")
+        raise BadRecord(offset, f"expected crc {expected:08x}, found {found:08x}")
     if not PUT <= op <= MARKER:
         raise BadRecord(offset, f"unknown operation {op}")
     key = record[5 : 5 + key_length]

@@ -80,7 +80,11 @@ class Recovery:
     """
 
     def __init__(
-        self, filesystem: FileSystem, directory: str, version: Version, readable_only: bool = False
+        self,
+        filesystem: FileSystem,
+        directory: str,
+        version: Version,
+        readable_only: bool = False,
     ) -> None:
         self.memtables: list[MemTable] = []
         self.ends: list[int] = []
@@ -124,7 +128,8 @@ class Recovery:
         before = self.segments[-2]
         if self._over or chain is None:
             if segment.boot == self.boot and segment.appended > segment.prelude_end:
-                raise CorruptionError(segment.path, DATA_AT, "records, but no end of the log before")
+                meaning = "records, but no end of the log before it"
+                raise CorruptionError(segment.path, DATA_AT, meaning)
             self._over = True
             return False
         end = self.ends[-1]

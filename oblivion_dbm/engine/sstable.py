@@ -19,7 +19,8 @@ footer, and the footer by the MANIFEST.
 The index is open addressing: a key's home slot is ``xxh64(key, seed) * slots
 >> 64``, two thirds of the slots are full, and what finds no room within
 PROBE_LIMIT slots is left to binary search.  So a point read is one hash, one
-or two slots, one slice and one crc.
+or two slots, one slice and one crc.  Before it stands a Bloom filter of 12
+bits a key; every 16 home slots share two of its words, three bits in each.
 
 Price: 13 bytes of a record are overhead, and beside it stand 12 bytes of
 index, 2 of length, 1.5 of filter and 0.2 of fences and crcs.
@@ -32,7 +33,7 @@ from itertools import accumulate
 from struct import Struct
 
 from oblivion_dbm.engine.filenames import table as table_name
-from oblivion_dbm.engine.kernel import PROBE_LIMIT, build_filter, build_index, hash_keys, split
+from oblivion_dbm.engine.kernel import PROBE_LIMIT, SLOTS_PER_PAIR, build_index, hash_keys, split
 from oblivion_dbm.engine.record import (
     BadRecord,
     crc32c,
@@ -64,9 +65,9 @@ _WIDTHS = {2: "H", 4: "I", 8: "Q"}
 
 #: format, store id, number, puts, tombstones, first and last sequence, level,
 #: part, parts, width of a length, crc of the crcs, end of records, beginnings of
-#: lengths, fences, index, filter and crcs, end of crcs, home slots, filter
-#: pairs, hash seed, lengths of first and last key
-_FOOTER = Struct("<I16sQQQQQIIIIIQQQQQQQQQQII")
+#: lengths, fences, index, filter and crcs, end of crcs, pairs of filter words,
+#: hash seed, lengths of the shortest, longest, first and last key
+_FOOTER = Struct("<I16sQQQQQIIIIIQQQQQQQQQIIII")
 _TAIL = Struct("<I8s")
 _LONGEST_TABLE = 1 << 40
 _WRITE_SIZE = 1 << 20
@@ -102,6 +103,7 @@ class TableWriter:
         self._lengths = array("Q")
         self._digests = array("Q")
         self._first = self._last = b""
+        self._key_lengths: tuple[int, ...] = ()
         self.tombstones = 0
         self.end = RECORDS_AT
         self._file: File = filesystem.create(self.path, mode)
@@ -122,6 +124,8 @@ class TableWriter:
         data = b"".join(records)
         self._lengths.extend(map(len, records))
         self._digests.extend(hash_keys(keys, self._seed))
+        lengths = set(map(len, keys)).union(self._key_lengths)
+        self._key_lengths = min(lengths), max(lengths)
         self.tombstones += tombstones
         self.end += len(data)
         self._put(data)
@@ -155,7 +159,6 @@ class TableWriter:
         part: int,
         parts: int,
         sequences: tuple[int, int],
-        filter_bits: int,
     ) -> TableInfo:
         """Write sections and footer, sync and close; the directory is the caller's to sync."""
         if self.end > _LONGEST_TABLE:
@@ -163,24 +166,22 @@ class TableWriter:
         count = len(self._lengths)
         longest = max(self._lengths)
         width = 2 if longest < 1 << 16 else 4 if longest < 1 << 32 else 8
-        slots = max(1, count * 3 // 2)
-        filter_pairs = max(1, count * filter_bits // 128)
+        pairs = -(-3 * count // 32)  # 1.5 slots and 12 bits of filter a record
+        slots, words = build_index(self._digests, self._lengths, RECORDS_AT, pairs)
         fences = array("Q", list(accumulate(self._lengths, initial=RECORDS_AT))[:-1:GROUP])
         crcs = array("I")
         begins = [
             self._put_section(LENGTHS, array(_WIDTHS[width], self._lengths).tobytes(), crcs),
             self._put_section(FENCES, fences.tobytes(), crcs),
-            self._put_section(
-                INDEX, build_index(self._digests, self._lengths, RECORDS_AT, slots).tobytes(), crcs
-            ),
-            self._put_section(FILTER, build_filter(self._digests, filter_pairs).tobytes(), crcs),
+            self._put_section(INDEX, slots.tobytes(), crcs),
+            self._put_section(FILTER, words.tobytes(), crcs),
         ]
         crcs_at = _aligned(self._written + self._pending_size)
         self._put(bytes(crcs_at - self._written - self._pending_size) + crcs.tobytes())
         footer = _FOOTER.pack(
             FORMAT, store_id, self.number, count - self.tombstones, self.tombstones, *sequences,
             level, part, parts, width, crc32c(crcs.tobytes()), self.end, *begins, crcs_at,
-            crcs_at + 4 * len(crcs), slots, filter_pairs, self._seed,
+            crcs_at + 4 * len(crcs), pairs, self._seed, *self._key_lengths,
             len(self._first), len(self._last),
         )  # fmt: skip
         footer = self._first + self._last + footer
@@ -253,8 +254,10 @@ class SSTable:
         (
             _, _, _, self.puts, self.tombstones, self.first_sequence, self.last_sequence,
             self.level, self.part, self.parts, self._width, crcs_crc, self.records_end,
-            *begins, crcs_at, crcs_end, self.slot_count, self.filter_pairs, self.seed, _, _,
+            *begins, crcs_at, crcs_end, pairs, self.seed, shortest, longest, _, _,
         ) = fields  # fmt: skip
+        self.slot_count = SLOTS_PER_PAIR * pairs
+        self._key_length = shortest if shortest == longest else -1
         self._open_sections(begins, crcs_at, crcs_end, crcs_crc)
 
     def _open_sections(self, begins: list[int], crcs_at: int, crcs_end: int, crc: int) -> None:
@@ -269,7 +272,7 @@ class SSTable:
             count * self._width,
             8 * ((count + GROUP - 1) // GROUP),
             8 * (self.slot_count + PROBE_LIMIT),
-            16 * self.filter_pairs,
+            16 * self.slot_count // SLOTS_PER_PAIR,
         ]
         blocks = [(size + BLOCK - 1) // BLOCK for size in self._sizes]
         ends = [begin + size for begin, size in zip(begins, self._sizes)]
@@ -279,7 +282,7 @@ class SSTable:
         self.checked = [bytearray(number) for number in blocks]
         whole = memoryview(self.data)
         self._views.append(whole)
-        formats = (_WIDTHS[self._width], "Q", "Q", "Q")
+        formats: tuple[Any, ...] = (_WIDTHS[self._width], "Q", "Q", "Q")
         for begin, size, kind in zip(begins, self._sizes, formats):
             self._views.append(whole[begin : begin + size].cast("B").cast(kind))
         _, self._lengths, self._fences, self.slots, self.words = self._views
@@ -294,11 +297,10 @@ class SSTable:
     def probe(self) -> Probe:
         """Return what the kernel's look-up needs of this table."""
         return (
+            self.slot_count,
             self.words,
-            self.filter_pairs,
             self.checked[FILTER],
             self.slots,
-            self.slot_count,
             self.checked[INDEX],
             self.data,
             self,
@@ -362,7 +364,8 @@ class SSTable:
         """
         self._section_checked(LENGTHS, start, stop, self._width)
         try:
-            return split(self.data, self.offset(start), self._lengths[start:stop])
+            lengths = self._lengths[start:stop]
+            return split(self.data, self.offset(start), lengths, self._key_length)
         except BadRecord as bad:
             self.damaged(bad.offset, bad.meaning)
             raise

@@ -20,7 +20,7 @@ from oblivion_dbm.engine.compactor import Compactor
 from oblivion_dbm.engine.filesystem import FileSystem, after_fork
 from oblivion_dbm.engine.follower import Follower
 from oblivion_dbm.engine.lock import WriterLock
-from oblivion_dbm.engine.manifest import RESERVE, Manifest, load
+from oblivion_dbm.engine.manifest import Manifest, load
 from oblivion_dbm.engine.memtable import OVERHEAD as KEY_OVERHEAD
 from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.options import FULL, OFF, Options
@@ -220,6 +220,7 @@ class Writer(StorageEngine):
         filesystem: FileSystem,
         directory: str,
         options: Options,
+        *,
         lock: WriterLock,
         version: Version,
         mode: int,
@@ -282,7 +283,7 @@ class Writer(StorageEngine):
             raise ValueError(f"the batch has {size} bytes; the limit is {LONGEST}: use load()")
         value = b"".join([CLEAR_RECORD, *records] if cleared else records)
 
-        def apply(record: bytes) -> None:
+        def apply(_: bytes) -> None:
             apply_batch(value, self.tree.memtables[0])
             self._bind_top()
 
@@ -293,7 +294,7 @@ class Writer(StorageEngine):
     def clear(self) -> None:
         """Remove everything: one record, and one new MANIFEST where there are tables."""
 
-        def apply(record: bytes) -> None:
+        def apply(_: bytes) -> None:
             self.tree.memtables[0].reset(cleared=True)
             self._bind_top()
 
@@ -468,8 +469,13 @@ class Writer(StorageEngine):
         version = self.tree.version
         if memtable.cleared:
             version = version.cleared(())
-        live = self._live_after(memtable, version)
-        run = self._compactor.flush(memtable.merged(), (0, last), not version.runs)
+        live = self._live_after(memtable)
+        run = self._compactor.flush(
+            memtable.merged(),
+            (0, last),
+            tombstones=any(layer.tombstones for layer in memtable.layers),
+            drop_tombstones=not version.runs,
+        )
         if not version.runs:
             live = 0 if run is None else run.puts
         version = version.with_flush(run, logs, live)
@@ -485,7 +491,7 @@ class Writer(StorageEngine):
             self.tree.memtables.remove(memtable)
         self.tree.show()
 
-    def _live_after(self, memtable: MemTable, version: Version) -> int | None:
+    def _live_after(self, memtable: MemTable) -> int | None:
         """Return the live keys in the tables once ``memtable`` is one, None if not counted."""
         if not self.tree.counting or memtable.cleared:
             return None
@@ -641,7 +647,7 @@ def open_store(
     lock = WriterLock(filesystem, path, options.lock_timeout, mode)
     try:
         version = _current_version(filesystem, path, flag, lock, mode)
-        return Writer(filesystem, path, options, lock, version, mode)
+        return Writer(filesystem, path, options, lock=lock, version=version, mode=mode)
     except BaseException:
         lock.release()
         raise

@@ -159,8 +159,7 @@ class Tree:
         changes = []
         for place, layer in enumerate(layers):
             below = tuple(older.records for older in layers[place + 1 :])
-            look = Lookup(self.version.seed, ({}, below, runs)).value
-            changes.append(layer.live_change(lambda key, look=look: look(key) is not None))
+            changes.append(layer.live_change(Lookup(self.version.seed, ({}, below, runs)).value))
         return changes
 
     def scan(

@@ -107,27 +107,20 @@ def _check_table(table: SSTable) -> Iterator[Finding]:
     for section in (LENGTHS, FENCES, INDEX, FILTER):
         for block in range(len(table.checked[section])):
             table.check_block(section, block)
-    offset, tombstones, before = RECORDS_AT, 0, None
+    offset, tombstones = RECORDS_AT, 0
+    ends: list[bytes] = []
     for start in range(0, len(table), _STRIDE):
         if table.offset(start) != offset:
             yield Finding(table.path, offset, "lengths and fences do not agree")
         keys, records = table.records(start, min(start + _STRIDE, len(table)))
-        for key, record, digest in zip(keys, records, hash_keys(keys, table.seed)):
-            if before is not None and key <= before:
-                yield Finding(table.path, offset, "the keys are not in order")
-            if not index_holds(table.slots, table.slot_count, digest, offset):
-                yield Finding(table.path, offset, "the index does not lead to this record")
-            if not filter_admits(table.words, table.filter_pairs, digest):
-                yield Finding(table.path, offset, "the filter does not admit this key")
-            if record[0] not in (PUT, DELETE):
-                yield Finding(table.path, offset, f"operation {record[0]} in a table")
-            tombstones += record[0] == DELETE
-            before = key
-            offset += len(record)
-        if start == 0 and keys[0] != table.first_key:
-            yield Finding(table.path, RECORDS_AT, "the footer names another first key")
-    if before != table.last_key:
-        yield Finding(table.path, offset, "the footer names another last key")
+        if ends and keys[0] <= ends[-1]:
+            yield Finding(table.path, offset, "the keys are not in order")
+        yield from _check_chunk(table, keys, records, offset)
+        ends = [ends[0] if ends else keys[0], keys[-1]]
+        tombstones += sum(record[0] == DELETE for record in records)
+        offset += sum(map(len, records))
+    if ends != [table.first_key, table.last_key]:
+        yield Finding(table.path, offset, "the footer names another first or last key")
     if tombstones != table.tombstones or offset != table.records_end:
         yield Finding(
             table.path,
@@ -135,3 +128,20 @@ def _check_table(table: SSTable) -> Iterator[Finding]:
             f"expected {table.tombstones} tombstones up to byte {table.records_end}, "
             f"found {tombstones} up to {offset}",
         )
+
+
+def _check_chunk(
+    table: SSTable, keys: list[bytes], records: list[bytes], offset: int
+) -> Iterator[Finding]:
+    """Check order, index and filter for some records, the first at ``offset``."""
+    digests = hash_keys(keys, table.seed)
+    for place, (key, record, digest) in enumerate(zip(keys, records, digests)):
+        if place and key <= keys[place - 1]:
+            yield Finding(table.path, offset, "the keys are not in order")
+        if not index_holds(table.slots, table.slot_count, digest, offset):
+            yield Finding(table.path, offset, "the index does not lead to this record")
+        if not filter_admits(table.words, table.slot_count, digest):
+            yield Finding(table.path, offset, "the filter does not admit this key")
+        if record[0] not in (PUT, DELETE):
+            yield Finding(table.path, offset, f"operation {record[0]} in a table")
+        offset += len(record)

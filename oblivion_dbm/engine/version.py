@@ -22,7 +22,7 @@ class _Value:
         return tuple(getattr(self, name) for name in self.__slots__)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self._fields() == other._fields()  # type: ignore[attr-defined]  # same type
+        return type(other) is type(self) and self._fields() == other._fields()
 
     def __hash__(self) -> int:
         return hash(self._fields())
@@ -122,8 +122,9 @@ class Version(_Value):
         return self.replace(logs=(*self.logs, number))
 
     def with_flush(self, run: Run | None, logs: tuple[int, ...], live: int | None) -> Version:
-        """Return it with ``run`` (None: nothing to keep) as the newest and
-        without ``logs``, which it replaces; they must be the oldest ones.
+        """Return it with ``run`` (None: nothing to keep) as the newest.
+
+        The run replaces ``logs``, which must be the oldest ones.
         """
         if self.logs[: len(logs)] != logs:
             raise ValueError(f"a flush of logs {logs} must begin with the oldest of {self.logs}")

@@ -20,7 +20,7 @@ recovery took over from older segments; its records are not new.  *Sequence*
 numbers count the bytes of all records a store has logged, as PostgreSQL's LSN
 does.
 
->>> pack_header(bytes(16), 7, 0, 4096, bytes(16), 0)[:20].hex(" ")
+>>> pack_header(bytes(16), 7, (0, 4096), bytes(16), 0)[:20].hex(" ")
 '6f 62 6c 69 76 77 61 6c 01 00 00 00 01 00 00 00 00 00 00 00'
 
 Storing into the map costs some 60 ns and survives ``kill -9``, since the bytes
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oblivion_dbm.engine.filesystem import File, FileSystem
-    from oblivion_dbm.engine.kernel import Appender
 
 MAGIC = b"oblivwal"
 FORMAT = 1
@@ -82,12 +81,14 @@ def _unsealed(values: Struct, data: bytes) -> tuple[Any, ...] | None:
 def pack_header(
     store_id: bytes,
     number: int,
-    first_sequence: int,
-    prelude_end: int,
+    sequences: tuple[int, int],
     boot: bytes,
     visibility: int,
 ) -> bytes:
-    """Return the fixed part of a segment's header."""
+    """Return the fixed part of a segment's header.
+
+    ``sequences`` holds the first sequence number and the end of the prelude.
+    """
     return _sealed(
         _HEADER,
         MAGIC,
@@ -95,8 +96,7 @@ def pack_header(
         CRC_32C,
         store_id,
         number,
-        first_sequence,
-        prelude_end,
+        *sequences,
         boot,
         visibility,
     )
@@ -176,8 +176,10 @@ class WAL:
         synced_only: bool = False,
         mode: int = 0o666,
     ) -> None:
-        """Create segment ``number`` holding ``prelude`` and sync it; its directory
-        entry is the caller's to sync.  Raises error, leaving no file behind.
+        """Create segment ``number`` holding ``prelude``, and sync it.
+
+        Its directory entry is the caller's to sync.  Raises ``error``, leaving
+        no file behind.
         """
         self.filesystem = filesystem
         self.number = number
@@ -186,7 +188,11 @@ class WAL:
         self.prelude_end = DATA_AT + len(prelude)
         self._next_slot = 0
         header = pack_header(
-            store_id, number, first_sequence, self.prelude_end, filesystem.boot(), synced_only
+            store_id,
+            number,
+            (first_sequence, self.prelude_end),
+            filesystem.boot(),
+            synced_only,
         )
         self._seed = int.from_bytes(header[-4:], "little")
         self._running, self._covered = self._seed, DATA_AT
@@ -393,7 +399,7 @@ class Segment:
         fields = _unsealed(_CHAIN, data)
         if fields is None:
             raise CorruptionError(self.path, _CHAIN_AT, "the crc of the chain does not match")
-        return fields  # type: ignore[return-value]  # three numbers, by _CHAIN
+        return fields[0], fields[1], fields[2]
 
     def running_crc(self, position: int) -> int:
         """Return the running crc of the bytes below ``position``."""

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from oblivion_dbm.engine.filesystem import environment
 from oblivion_dbm.engine.kernel.pure import (
-    FILTER_WORDS_PER_PROBE,
     PROBE_LIMIT,
+    SLOTS_PER_PAIR,
     Appender,
     Lookup,
-    build_filter,
     build_index,
     combine,
     cut,
@@ -29,12 +28,11 @@ from oblivion_dbm.engine.kernel.pure import (
 )
 
 __all__ = [
-    "FILTER_WORDS_PER_PROBE",
     "NAME",
     "PROBE_LIMIT",
+    "SLOTS_PER_PAIR",
     "Appender",
     "Lookup",
-    "build_filter",
     "build_index",
     "combine",
     "cut",

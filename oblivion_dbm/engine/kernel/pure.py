@@ -7,11 +7,12 @@ This is the reference.  It knows the layout of a record (see
 
 from __future__ import annotations
 
+import struct
 from array import array
 from bisect import bisect_left, bisect_right
 from errno import EDEADLK
-from itertools import accumulate, repeat
-from struct import error as StructError
+from itertools import accumulate, pairwise, repeat
+from operator import itemgetter
 
 from xxhash import xxh64_intdigest
 
@@ -39,22 +40,22 @@ if TYPE_CHECKING:
 
     Buffer = bytes | bytearray | memoryview
     Records = dict[bytes, bytes]
-    #: filter words, filter pairs, filter blocks checked, slots, slot count,
-    #: slot blocks checked, the table's bytes, the table
-    Probe = tuple[Any, int, bytearray, Any, int, bytearray, Any, Any]
+    #: slot count, filter words, their checked blocks, slots, their checked
+    #: blocks, the table's bytes, the table
+    Probe = tuple[int, Any, bytearray, Any, bytearray, Any, Any]
     #: first keys of a run's tables (None where there is one table), their probes
     RunProbe = tuple[list[bytes] | None, list[Probe]]
     View = tuple[Any, tuple[Any, ...], tuple[RunProbe, ...]]
 
 #: Slots of an index that are looked at before binary search takes over.
 PROBE_LIMIT = 128
-#: A key's bits lie in two neighbouring words of the filter.
-FILTER_WORDS_PER_PROBE = 2
+#: Home slots of an index that share a pair of filter words; a power of two, so
+#: that one multiplication finds both.  A checked block holds 512 slots or words.
+SLOTS_PER_PAIR = 16
+#: Where an Appender is while a write is in progress: beyond every limit.
+BUSY = 1 << 62
 
-_BLOCK_SHIFT = 9  # a checked block holds 512 words
-_OFFSET_BITS = 40
-_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
-_FINGERPRINT_MASK = (1 << 24) - 1
+_OFFSET_MASK = (1 << 40) - 1
 
 _PUT_HEADS = [pack_head(PUT, length) for length in range(256)]
 _LENGTHS = [pack_length(length) for length in range(1024)]
@@ -77,15 +78,14 @@ class Appender:
     every write there: closed, failed and not yet started handles need no check
     of their own.  ``after`` is called with the lock held after each write.
 
-    ``lock`` guards every field.  ``busy`` is True while a write is in
-    progress: whoever finds it so while owning the lock is a signal handler
-    inside that write, and is refused.
+    ``lock`` guards every field.  While a write is in progress ``position`` is
+    ``BUSY``, beyond every limit: whoever finds it so while owning the lock is
+    a signal handler inside that write, and is refused.
     """
 
     __slots__ = (
         "active",
         "after",
-        "busy",
         "limit",
         "lock",
         "make_room",
@@ -99,7 +99,6 @@ class Appender:
         self.lock = lock
         self.make_room = make_room
         self.after: Callable[[], None] | None = None
-        self.busy = False
         self.target: Any = None
         self.words: Any = None
         self.position = 0
@@ -116,26 +115,23 @@ class Appender:
             body = b"".join((pack_head(PUT, len(key)), key, pack_length(len(value)), value))
         record = body + pack_length(crc32c(body))
         with self.lock:
-            if self.busy:
-                refuse()
             start = self.position
             end = start + len(record)
             if end > self.limit:
                 start, end = self.reserve(len(record))
             try:
-                self.busy = True
+                self.position = BUSY
                 self.target[start:end] = record
                 self.words[0] = end
                 self.active[key] = record
                 if self.tombstones:
                     self.tombstones.discard(key)
                 self.position = end
-                self.busy = False
-                if self.after is not None:
-                    self.after()
             except BaseException:
-                self.settle(start, end)
+                self.settle(start, end, self.replay)
                 raise
+            if self.after is not None:
+                self.after()
 
     def append(self, record: bytes, apply: Callable[[bytes], None]) -> None:
         """Write one record of any kind; ``apply(record)`` brings it into memory.
@@ -143,70 +139,49 @@ class Appender:
         ``apply`` may run twice if it is interrupted, so it must bear that.
         """
         with self.lock:
-            if self.busy:
-                refuse()
             start, end = self.reserve(len(record))
             try:
-                self.busy = True
+                self.position = BUSY
                 self.target[start:end] = record
                 self.words[0] = end
                 apply(record)
                 self.position = end
-                self.busy = False
-                if self.after is not None:
-                    self.after()
             except BaseException:
-                self.settle(start, end, record, apply)
+                self.settle(start, end, apply)
                 raise
+            if self.after is not None:
+                self.after()
 
     def delete(self, key: bytes) -> None:
         """Write a tombstone for ``key``."""
-        self.append(encode(DELETE, key, b""), self.bury)
+        self.append(encode(DELETE, key, b""), self.replay)
 
-    def bury(self, record: bytes) -> None:
-        """Insert a tombstone."""
-        key = record[5:-8]
-        self.active[key] = record
-        self.tombstones.add(key)
+    def replay(self, record: bytes) -> None:
+        """Insert a put or a delete."""
+        replay(record, 0, len(record), self.active, self.tombstones)
 
     def reserve(self, length: int) -> tuple[int, int]:
         """Return (start, end) of room for ``length`` bytes, made where there is none."""
+        if self.position == BUSY:
+            raise error(EDEADLK, "the store is in the middle of a write of this very thread")
         if self.position + length > self.limit:
-            self.busy = True
-            try:
-                self.make_room(length)
-            finally:
-                self.busy = False
+            self.make_room(length)
         return self.position, self.position + length
 
-    def settle(
-        self,
-        start: int,
-        end: int,
-        record: bytes | None = None,
-        apply: Callable[[bytes], None] | None = None,
-    ) -> None:
+    def settle(self, start: int, end: int, apply: Callable[[bytes], None]) -> None:
         """After an exception: what was published is applied, the rest is wiped.
 
         Bytes that were stored but not published must not stay: a shorter
         record written over them would uncover their end.
         """
-        if not self.busy or self.position != start:
+        if self.position != BUSY:
             return
         if self.words[0] == end:
-            if apply is not None and record is not None:
-                apply(record)
-            else:
-                replay(self.target, start, end, self.active, self.tombstones)
+            apply(bytes(self.target[start:end]))
             self.position = end
         else:
             self.target[start:end] = bytes(end - start)
-        self.busy = False
-
-
-def refuse() -> None:
-    """Raise for a signal handler that uses the store inside a write of its own thread."""
-    raise error(EDEADLK, "the store is in the middle of a write of this very thread")
+            self.position = start
 
 
 class Lookup:
@@ -241,18 +216,21 @@ class Lookup:
                 if not runs:
                     return None
                 digest = xxh64_intdigest(key, self.seed)
-                low, high = _MASKS[digest & 4095], _MASKS[digest >> 12 & 4095]
+                low = _MASKS[digest & 4095]
                 for fences, probes in runs:
                     probe = probes[0] if fences is None else probes[bisect_right(fences, key) - 1]
-                    i = digest * probe[1] >> 64 << 1
-                    if not probe[2][i >> _BLOCK_SHIFT]:
-                        probe[7].check_filter(i >> _BLOCK_SHIFT)
-                    words = probe[0]
-                    if words[i] & low == low and words[i + 1] & high == high:
-                        record = _find(probe, key, digest)
-                        if record is not None:
-                            break
-                        self.false_positives += 1
+                    slot_count, words, checked, _, _, _, table = probe
+                    home = digest * slot_count >> 64
+                    i = home >> 4 << 1
+                    if not checked[i >> 9]:
+                        table.check_filter(i >> 9)
+                    if words[i] & low == low:
+                        high = _MASKS[digest >> 12 & 4095]
+                        if words[i + 1] & high == high:
+                            record = _find(key, digest, home, probe)
+                            if record is not None:
+                                break
+                            self.false_positives += 1
                 else:
                     self.absent += 1
                     return None
@@ -261,25 +239,24 @@ class Lookup:
         return None
 
 
-def _find(probe: Probe, key: bytes, digest: int) -> bytes | None:
+def _find(key: bytes, digest: int, home: int, probe: Probe) -> bytes | None:
     """Return the record of ``key`` in one table by its index, None if there is none."""
-    _, _, _, slots, count, checked, data, table = probe
-    fingerprint = digest & _FINGERPRINT_MASK
-    i = digest * count >> 64
-    for i in range(i, i + PROBE_LIMIT):
-        if not checked[i >> _BLOCK_SHIFT]:
-            table.check_index(i >> _BLOCK_SHIFT)
+    _, _, _, slots, checked, data, table = probe
+    fingerprint = digest & 0xFF_FFFF
+    for i in range(home, home + PROBE_LIMIT):
+        if not checked[i >> 9]:
+            table.check_index(i >> 9)
         slot = slots[i]
-        if slot >> _OFFSET_BITS == fingerprint:
+        if slot >> 40 == fingerprint:
             if not slot:
                 return None
             offset = slot & _OFFSET_MASK
             value_at = offset + 5 + len(key)
             try:
                 record = data[offset : value_at + 8 + unpack_length(data, value_at)[0]]
-            except StructError:
+            except struct.error:
                 record = b""
-            if record.startswith(key, 5) and unpack_length(record, 1)[0] == len(key):
+            if record.startswith(pack_length(len(key)) + key, 1):
                 if crc32c(record) == RESIDUE:
                     return record  # type: ignore[no-any-return]  # a slice of bytes
                 table.damaged(offset, "a record's crc does not match")
@@ -299,7 +276,7 @@ def replay(
     """
     while offset + 13 <= end:
         op, key_length = HEAD.unpack_from(buffer, offset)
-        if not PUT <= op:
+        if op < PUT:
             return offset, 0
         value_at = offset + 5 + key_length
         if value_at + 8 > end:
@@ -327,20 +304,25 @@ def keys_of(records: Iterable[bytes]) -> list[bytes]:
     return [record[5 : 5 + unpack_length(record, 1)[0]] for record in records]
 
 
-def split(data: Any, offset: int, lengths: Iterable[int]) -> tuple[list[bytes], list[bytes]]:
+def split(
+    data: Any, offset: int, lengths: Iterable[int], key_length: int = -1
+) -> tuple[list[bytes], list[bytes]]:
     """Cut (keys, records) out of ``data`` from ``offset`` on, every crc checked.
 
-    Raises BadRecord with the offset of the first record that does not check.
+    ``key_length`` is that of every key, -1 where they differ.  Raises
+    BadRecord with the offset of the first record that does not check.
     """
     ends = list(accumulate(lengths, initial=offset))
-    records = [data[start:end] for start, end in zip(ends, ends[1:])]
+    records = [data[start:end] for start, end in pairwise(ends)]
     if records and set(map(crc32c, records)) != {RESIDUE}:
         for start, record in zip(ends, records):
             if crc32c(record) != RESIDUE:
                 raise BadRecord(start, "a record's crc does not match")
+    if key_length >= 0:
+        return list(map(itemgetter(slice(5, 5 + key_length)), records)), records
     try:
         return keys_of(records), records
-    except StructError:
+    except struct.error:
         raise BadRecord(offset, "a record is shorter than a record can be") from None
 
 
@@ -375,32 +357,44 @@ def hash_keys(keys: Iterable[bytes], seed: int) -> list[int]:
     return list(map(xxh64_intdigest, keys, repeat(seed)))
 
 
-def build_index(digests: array[int], lengths: array[int], start: int, count: int) -> array[int]:
-    """Return the slots of an index of ``count`` home slots.
+def build_index(
+    digests: Iterable[int], lengths: Iterable[int], start: int, filter_pairs: int
+) -> tuple[array[int], array[int]]:
+    """Return (slots of the index, words of the filter) of a table.
 
-    Records lie one after the other from offset ``start`` on.  One that finds
-    no room within PROBE_LIMIT slots of its home is left out: a reader that
-    meets so many full slots searches the sorted records instead.
+    Records lie one after the other from offset ``start`` on.  The top of a
+    hash chooses the home slot, and every 16 slots share a pair of filter words;
+    bits 0-11 choose three bits of the first word, bits 12-23 three of the
+    second, and bits 0-23 are the fingerprint.  A record that finds no room
+    within PROBE_LIMIT slots of its home is left out of the index: a reader
+    that meets so many full slots searches the sorted records instead.
     """
-    slots = array("Q", bytes(8 * (count + PROBE_LIMIT)))
+    slot_count = SLOTS_PER_PAIR * filter_pairs
+    slots = array("Q", bytes(8 * (slot_count + PROBE_LIMIT)))
+    words = [0] * (2 * filter_pairs)
+    masks = _MASKS
     for digest, offset in zip(digests, accumulate(lengths, initial=start)):
-        i = digest * count >> 64
-        if slots[i]:
-            limit = i + PROBE_LIMIT
-            while i < limit and slots[i]:
-                i += 1
-            if i == limit:
+        home = digest * slot_count >> 64
+        i = home >> 4 << 1
+        words[i] |= masks[digest & 4095]
+        words[i + 1] |= masks[digest >> 12 & 4095]
+        if slots[home]:
+            limit = home + PROBE_LIMIT
+            while home < limit and slots[home]:
+                home += 1
+            if home == limit:
                 continue
-        slots[i] = (digest & _FINGERPRINT_MASK) << _OFFSET_BITS | offset
-    return slots
+        slots[home] = (digest & 0xFF_FFFF) << 40 | offset
+    return slots, array("Q", words)
 
 
-def index_holds(slots: Any, count: int, digest: int, offset: int) -> bool:
-    """Tell whether a look-up of ``digest`` meets the slot that points to ``offset``,
-    or is sent to the sorted records.
+def index_holds(slots: Any, slot_count: int, digest: int, offset: int) -> bool:
+    """Tell whether a look-up of ``digest`` gets to the record at ``offset``.
+
+    It does by its slot, or because it is sent to the sorted records.
     """
-    wanted = (digest & _FINGERPRINT_MASK) << _OFFSET_BITS | offset
-    home = digest * count >> 64
+    wanted = (digest & 0xFF_FFFF) << 40 | offset
+    home = digest * slot_count >> 64
     for i in range(home, home + PROBE_LIMIT):
         if slots[i] == wanted:
             return True
@@ -409,23 +403,9 @@ def index_holds(slots: Any, count: int, digest: int, offset: int) -> bool:
     return True
 
 
-def build_filter(digests: array[int], count: int) -> array[int]:
-    """Return the words of a Bloom filter of ``count`` pairs of words.
-
-    The top of the hash chooses the pair; bits 0-11 choose three bits of its
-    first word and bits 12-23 three of its second.
-    """
-    words = array("Q", bytes(16 * count))
-    for digest in digests:
-        i = digest * count >> 64 << 1
-        words[i] |= _MASKS[digest & 4095]
-        words[i + 1] |= _MASKS[digest >> 12 & 4095]
-    return words
-
-
-def filter_admits(words: Any, count: int, digest: int) -> bool:
+def filter_admits(words: Any, slot_count: int, digest: int) -> bool:
     """Tell whether the filter lets a hash through."""
-    i = digest * count >> 64 << 1
+    i = (digest * slot_count >> 64) >> 4 << 1
     low, high = _MASKS[digest & 4095], _MASKS[digest >> 12 & 4095]
     return bool(words[i] & low == low and words[i + 1] & high == high)
 
