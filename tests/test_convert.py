@@ -181,6 +181,16 @@ def test_an_import_goes_on_top_of_what_is_there(tmp_path: Path) -> None:
         assert dict(database.items()) == {b"a": b"1", b"b": b"new"}
 
 
+def test_a_log_goes_under_a_prefix(tmp_path: Path) -> None:
+    path = tmp_path / "seed.wal"
+    path.write_bytes(b"".join(map(encode, SMALL)))
+    with Database(tmp_path / "store") as database:
+        database["colour"] = "outside"
+        assert import_wal(path, database.prefixed(b"old/")) == (*counts(SMALL), None)
+        under = {b"old/" + key: value for key, value in replay(SMALL).items()}
+        assert dict(database.items()) == {b"colour": b"outside", **under}
+
+
 def test_a_path_that_is_no_log_is_an_error_with_errno_and_filename(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with Database(tmp_path / "store") as database:

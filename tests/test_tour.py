@@ -35,10 +35,12 @@ def database(tmp_path: Path) -> Any:
 
 @pytest.fixture
 def expected(database: Database) -> Expected:
-    """A store of a few records with one deleted, and what is expected of it."""
+    """A store of a few records, one deleted and one deleted and back, and what is expected."""
     expected = Expected()
-    fill: Change = (*RECORDS.items(), (b"word/gone a.py", b"1"))
-    for change in (fill, ((b"word/gone a.py", None),)):
+    gone, back = b"word/gone a.py", b"word/zip a.py"
+    fill: Change = (*RECORDS.items(), (gone, b"1"))
+    changes: list[Change] = [fill, ((gone, None), (back, None)), ((back, RECORDS[back]),)]
+    for change in changes:
         apply(database, change)
         expected.apply(change)
     return expected
@@ -47,7 +49,7 @@ def expected(database: Database) -> Expected:
 def check_all(database: Database, expected: Expected) -> None:
     tour_checks.check_records(database, expected)
     tour_checks.check_lookups(database, expected)
-    tour_checks.check_prefix(database, expected, b"word/async")
+    tour_checks.check_prefix(database, expected, b"word/", b"async")
     tour_checks.check_verify(database)
 
 
@@ -66,8 +68,9 @@ def test_the_tour_of_an_installed_package_ends_well(tmp_path: Path) -> None:
     assert done.stderr == ""
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    titles = [line[4:13].strip() for line in lines if re.match(r"[ \d]\d  ", line)]
-    assert titles == STEPS
+    steps = [line for line in lines if re.match(r"[ \d]\d  ", line)]
+    assert [line[4:13].strip() for line in steps] == STEPS
+    assert all(re.search(r" +\d+\.\d\d s$", line) and len(line) == 80 for line in steps)
     assert "\x1b" not in done.stdout
     assert done.stdout.isascii()
     assert max(len(line) for line in lines[1:-1]) <= 80
@@ -176,7 +179,7 @@ def test_a_missing_record_is_found(database: Database, expected: Expected) -> No
     with pytest.raises(Difference, match=r"(?s)1 look-ups differ.*asyncio a.py' is not found"):
         tour_checks.check_lookups(database, expected)
     with pytest.raises(Difference, match=r"gives 1 records, expected 2; .*asyncio a.py"):
-        tour_checks.check_prefix(database, expected, b"word/async")
+        tour_checks.check_prefix(database, expected, b"word/", b"async")
 
 
 def test_a_changed_value_is_found(database: Database, expected: Expected) -> None:
@@ -185,8 +188,8 @@ def test_a_changed_value_is_found(database: Database, expected: Expected) -> Non
         tour_checks.check_records(database, expected)
     with pytest.raises(Difference, match=r"async a.py' gives '2', expected '1'"):
         tour_checks.check_lookups(database, expected)
-    with pytest.raises(Difference, match=r"they first differ at 'word/async a.py'"):
-        tour_checks.check_prefix(database, expected, b"word/async")
+    with pytest.raises(Difference, match=r"they first differ at 'async a.py'"):
+        tour_checks.check_prefix(database, expected, b"word/", b"async")
 
 
 def test_a_record_that_came_back_is_found(database: Database, expected: Expected) -> None:
@@ -269,6 +272,25 @@ def test_the_change_in_progress_is_whole_or_absent(database: Database, expected:
     assert tour_checks.settle(database, expected, ()) is False
 
 
+def test_what_was_acknowledged_is_there_and_at_most_one_change_more(tmp_path: Path) -> None:
+    """Kill after 2 acknowledgements; the store has seen 1, 2, 3 or 4 of 5 changes."""
+    plan: list[Change] = [((b"%d" % number, b"value"),) for number in range(5)]
+    for seen in (1, 2, 3, 4):
+        said: list[str] = []
+        changes = iter(plan)
+        with Database(tmp_path / str(seen)) as database:
+            for change in plan[:seen]:
+                apply(database, change)
+            if seen in (2, 3):
+                rest = tour._check_the_kill(said.append, database, Expected(), changes, 2)
+                assert list(rest) == plan[seen:]
+                assert ("is there as a whole" in said[1]) == (seen == 3)
+                continue
+            with pytest.raises(Difference, match=r"'1' is missing|'3' is there and should not be"):
+                tour._check_the_kill(said.append, database, Expected(), changes, 2)
+            assert said == []
+
+
 # --- the records ----------------------------------------------------------------------
 
 
@@ -294,7 +316,8 @@ def test_there_are_enough_changes_to_be_killed_in_the_middle() -> None:
     """The writer runs up to a pipe's worth ahead of what is read from it."""
     library = tour_records.read_library(SMALL)
     total = sum(map(len, tour_records.changing(library)))
-    assert total // 3 + (1 << 16) // tour_writer.ACKNOWLEDGEMENT < total
+    ahead = (1 << 16) // tour_writer.ACKNOWLEDGEMENT
+    assert total * tour.BEFORE_THE_KILL + ahead + 1 < total
 
 
 def test_a_library_that_is_compiled_only_is_counted(
