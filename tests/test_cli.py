@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -66,8 +67,10 @@ def test_version() -> None:
 def test_help_names_every_command_and_the_exit_codes() -> None:
     done = oblivion("--help")
     assert done.returncode == 0
-    for word in (*COMMANDS, "exit codes", "130"):
-        assert word in done.stdout
+    listed = re.findall(r"^  ([a-z-]+) {2,}[a-z]", done.stdout, re.MULTILINE)
+    assert [word for word in listed if not word.startswith("-")] == COMMANDS
+    assert "exit codes" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING
 
 from oblivion_dbm.cli import import_wal, run, stats, tour, verify
@@ -72,29 +72,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> ArgumentParser:
+    # The commands are listed here, since argparse breaks the lines of the longer words.
+    width = max(len(command.name) for command in _COMMANDS)
+    lines = [f"  {command.name:<{width}}  {command.summary}" for command in _COMMANDS]
     parser = ArgumentParser(
         prog=PROGRAM,
+        usage=f"{PROGRAM} [-h] [--version] COMMAND ...",
         description="An embedded, ordered key-value store: try it, look at it, move into it.",
-        epilog=_EXIT_CODES,
-        formatter_class=_help_formatter,
+        epilog="\n".join(["commands:", *lines, "", _EXIT_CODES]),
+        formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {version()}")
-    words = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    words = parser.add_subparsers(prog=PROGRAM, metavar="COMMAND", required=True, help=SUPPRESS)
     for command in _COMMANDS:
         word = words.add_parser(
             command.name,
-            help=command.summary,
             description=command.description,
             epilog=f"example:\n  {command.example}",
-            formatter_class=_help_formatter,
+            formatter_class=RawDescriptionHelpFormatter,
         )
         command.arguments(word)
         word.set_defaults(command=command)
     return parser
-
-
-def _help_formatter(prog: str) -> RawDescriptionHelpFormatter:
-    return RawDescriptionHelpFormatter(prog, max_help_position=18)
 
 
 def _one_line(failure: OSError) -> str:
