@@ -71,10 +71,11 @@ class Lost:
 class Recovery:
     """The replay of a Version's logs.
 
-    ``memtables`` holds one MemTable for each log, oldest first, ``ends`` where
-    each log ended and ``sealed`` whether by a SEAL; ``lost`` what was dropped; ``sequence`` the sequence
-    number of the end.  With ``readable_only`` a reader gets what a live writer
-    shows to readers and no more.
+    ``memtables`` holds one MemTable for each log, oldest first; ``ends`` says
+    where each log ended, ``sealed`` whether by a SEAL.  ``lost`` is what was
+    dropped, ``sequence`` the sequence number of the end, and ``unsynced`` tells
+    whether something was replayed that the disk may not have.  With
+    ``readable_only`` a reader gets what a live writer shows to readers.
 
     Raises CorruptionError when bytes that must check do not.
     """

@@ -61,17 +61,22 @@ class Scan:
     """A walk over a snapshot in chunks of items; ``end`` makes it fail from then on.
 
     Items run through C code a chunk at a time; to end the walk the chunk under
-    way is emptied, and the next one asked for raises.
+    way is emptied, and the next one asked for raises.  It keeps its snapshot
+    alive for as long as it goes on.
     """
 
-    __slots__ = ("__weakref__", "_chunk", "_problem")
+    __slots__ = ("__weakref__", "_chunk", "_problem", "_snapshot")
 
-    def __init__(self) -> None:
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
         self._chunk: list[Any] = []
         self._problem: Exception | None = None
 
-    def items(self, chunks: Iterator[Chunk], shape: Shape, reverse: bool) -> Iterator[Any]:
-        """Return an iterator of the items that ``shape`` makes of the chunks."""
+    def items(
+        self, shape: Shape, start: bytes | None, stop: bytes | None, reverse: bool
+    ) -> Iterator[Any]:
+        """Return an iterator of the items that ``shape`` makes of [start, stop)."""
+        chunks = self._snapshot.chunks(start, stop, reverse)
         return chain.from_iterable(self._shaped(chunks, shape, reverse))
 
     def _shaped(self, chunks: Iterator[Chunk], shape: Shape, reverse: bool) -> Iterator[list[Any]]:

@@ -241,19 +241,13 @@ class Writer(StorageEngine):
         self._sequence = recovery.sequence
         self.tree = Tree(filesystem, directory, version)
         self.tree.memtables = [recovery.merged()]
-        self.appender = kernel.Appender(self.lock, self._make_room)
-        self._bind_top()
+        self.appender = self.tree.appender = kernel.Appender(self.lock, self._make_room)
+        self.tree.show()
         self.value = self.tree.lookup.value
         self.put = self.appender.put
         if options.sync == FULL:
             self.appender.after = self._sync_log
         lock.claim()
-
-    def _bind_top(self) -> None:
-        """Let writes go to the top layer, and reads see the present state."""
-        top = self.tree.memtables[0].top
-        self.appender.active, self.appender.tombstones = top.records, top.tombstones
-        self.tree.show()
 
     # Writing.
 
@@ -285,7 +279,7 @@ class Writer(StorageEngine):
 
         def apply(_: bytes) -> None:
             apply_batch(value, self.tree.memtables[0])
-            self._bind_top()
+            self.tree.show()
 
         self.appender.append(encode(BATCH, b"", value), apply)
         if cleared:
@@ -296,7 +290,7 @@ class Writer(StorageEngine):
 
         def apply(_: bytes) -> None:
             self.tree.memtables[0].reset(cleared=True)
-            self._bind_top()
+            self.tree.show()
 
         self.appender.append(CLEAR_RECORD, apply)
         self._drop_cleared()
@@ -423,7 +417,7 @@ class Writer(StorageEngine):
         self.appender.target, self.appender.words = wal.target, wal.words
         self.appender.position = wal.prelude_end
         self.appender.limit = wal.prelude_end
-        self._bind_top()
+        self.tree.show()
 
     # The steps that make room.
 
@@ -597,7 +591,6 @@ class Writer(StorageEngine):
             finally:
                 self.appender.limit = -1
                 self.end(error(CLOSED))
-                self.appender.active, self.appender.tombstones = {}, set()
                 if self._wal is not None:
                     self.appender.target = self.appender.words = None
                     self._wal.close()

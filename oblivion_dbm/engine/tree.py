@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from weakref import WeakSet
 
     from oblivion_dbm.engine.filesystem import FileSystem
+    from oblivion_dbm.engine.kernel import Appender
     from oblivion_dbm.engine.kernel.pure import RunProbe
     from oblivion_dbm.engine.memtable import Border, Layer
     from oblivion_dbm.engine.snapshot import Shape
@@ -54,6 +55,8 @@ class Tree:
         self.counting = False
         self._scans: WeakSet[Scan] | None = None
         self.version = version
+        #: Who writes to the top layer, if anybody does.
+        self.appender: Appender | None = None
         self.lookup = Lookup(version.seed, ({}, (), ()))
         self.adopt(version)
 
@@ -93,8 +96,10 @@ class Tree:
         return any(memtable.cleared for memtable in self.memtables)
 
     def show(self) -> None:
-        """Let reads see the present state."""
+        """Let reads see the present state, and writes go to the top layer."""
         top, *older = self.layers()
+        if self.appender is not None:
+            self.appender.active, self.appender.tombstones = top.records, top.tombstones
         self.lookup.seed = self.version.seed
         self.lookup.view = (
             top.records,
@@ -168,12 +173,11 @@ class Tree:
         """Return an iterator of items over a snapshot of [start, stop)."""
         from weakref import WeakSet
 
-        snapshot = self.snapshot()
         if self._scans is None:
             self._scans = WeakSet()
-        scan = Scan()
+        scan = Scan(self.snapshot())
         self._scans.add(scan)
-        return scan.items(snapshot.chunks(start, stop, reverse), shape, reverse)
+        return scan.items(shape, start, stop, reverse)
 
     def end(self, problem: Exception) -> None:
         """Let every later read, iterators included, raise ``problem``; let go of all."""
