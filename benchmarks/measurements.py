@@ -129,7 +129,7 @@ def scan(engine: Engine, task: Task) -> Figures:
     engine.close()
     if count != task.records:
         raise SystemExit(f"{task.engine} has {count} records and not {task.records}")
-    return {"scan": (end - begin) / count}
+    return {task.measurement: (end - begin) / count}
 
 
 def opening(engine: Engine, task: Task) -> Figures:
@@ -191,6 +191,7 @@ MEASUREMENTS: dict[str, Callable[[Engine, Task], Figures]] = {
     "open": opening,
     "compact": compact,
     "read compacted": read,
+    "scan compacted": scan,
     "memory": memory,
 }
 

@@ -37,6 +37,7 @@ NANOSECONDS = (
     Column("read compacted"),
     Column("absent"),
     Column("scan"),
+    Column("scan compacted"),
     Column("compact"),
 )
 MILLISECONDS = (

@@ -31,8 +31,8 @@ ORDER = """
     engine.record engine.filenames engine.filesystem engine.options engine.version
     engine.kernel.pure engine.kernel
     engine.wal engine.memtable engine.sstable engine.merge engine.policy
-    engine.manifest engine.compactor engine.lock engine.recovery engine.snapshot engine.tree engine.follower
-    engine.storage_engine
+    engine.manifest engine.compactor engine.lock engine.recovery engine.snapshot engine.tree
+    engine.follower engine.storage_engine
     engine.verify
     mapping database
     stdlib dbm shelve convert
