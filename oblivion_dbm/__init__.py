@@ -41,8 +41,7 @@ _LOADED_WHEN_TOUCHED = {
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import oblivion_dbm.dbm as dbm
-    import oblivion_dbm.shelve as shelve
+    from oblivion_dbm import dbm, shelve
     from oblivion_dbm.convert import import_wal
     from oblivion_dbm.stdlib import install, uninstall, whichdb
 

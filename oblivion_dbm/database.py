@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _operator import index
 
 from oblivion_dbm.engine.filesystem import FileSystem
 from oblivion_dbm.engine.options import FULL, OFF, Options
@@ -95,6 +96,7 @@ class Database(OrderedMapping):
         """
         first, sync_mode = _parse_flag(flag, sync)
         settings = Options(sync=sync_mode, lock_timeout=lock_timeout, **options)
+        mode = index(mode)
         self._path = os.path.abspath(os.fsdecode(path))
         self._engine = open_store(self._path, first, settings, mode, FileSystem())
         self._put = self._engine.put

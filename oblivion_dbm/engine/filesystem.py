@@ -124,6 +124,8 @@ class FileSystem:
 
         A sparse file under a map kills the process when the disk is full.
         """
+        if not hasattr(os, "posix_fallocate"):
+            raise error(errno.ENOTSUP, "this system has no posix_fallocate", file.path)
         try:
             os.posix_fallocate(file.descriptor, 0, length)
         except OSError as problem:
@@ -172,10 +174,12 @@ class FileSystem:
         return sorted(os.listdir(path))
 
     def kind(self, path: str) -> str:
-        """Return "directory", "file" or "missing"."""
+        """Return "directory", "file", "other" (a device, a dangling link) or "missing"."""
         if os.path.isdir(path):
             return "directory"
-        return "file" if os.path.lexists(path) else "missing"
+        if os.path.isfile(path):
+            return "file"
+        return "other" if os.path.lexists(path) else "missing"
 
     def join(self, directory: str, name: str) -> str:
         """Return the path of ``name`` in ``directory``."""

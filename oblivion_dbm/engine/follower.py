@@ -11,6 +11,7 @@ from errno import ENOENT
 
 from oblivion_dbm.engine.lock import GenerationWord
 from oblivion_dbm.engine.manifest import load
+from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.recovery import Recovery, replay_into
 from oblivion_dbm.engine.tree import Tree
 from oblivion_dbm.errors import CorruptionError, error
@@ -99,8 +100,7 @@ class Follower:
             self._recovery.close()
         self._recovery = recovery
         self._current = 0
-        if recovery.memtables:
-            self.tree.memtables = recovery.memtables[::-1]
+        self.tree.memtables = recovery.memtables[::-1] or [MemTable()]
 
     def _advance(self) -> None:
         """Apply what the log holds beyond what was read.
@@ -135,6 +135,13 @@ class Follower:
         recovery.ends[place], recovery.sealed[place] = end, sealed
         self._watched = segment.words
         self._appended = appended if end >= appended else -1
+
+    def forget(self, lock: RLock) -> None:
+        """Follow no more: what a forked child does, whose parent may hold the old lock."""
+        self._lock = lock
+        self._recovery = None
+        self._watched = (self._appended,)
+        self._word.words = (self._generation,)
 
     def close(self) -> None:
         """Let go of all files."""

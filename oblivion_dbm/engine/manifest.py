@@ -23,6 +23,7 @@ The order that keeps data safe is in ``Manifest.install``, and only there.
 from __future__ import annotations
 
 from contextlib import suppress
+from errno import EIO, ENOTSUP, ESTALE
 
 from oblivion_dbm.engine import filenames
 from oblivion_dbm.engine.record import crc32c
@@ -52,7 +53,7 @@ def render(version: Version) -> bytes:
     next 2
     live 0
     log 1
-    crc 5cf15a82
+    crc 76b1f4c1
     """
     lines = [
         f"{FIRST_WORD} {FORMAT}",
@@ -89,10 +90,9 @@ def parse(data: bytes, path: str) -> Version:
     if body_end < 0 or data[body_end:] != expected:
         raise CorruptionError(path, max(body_end, 0), "the MANIFEST's crc does not match")
     if first[1:] != [str(FORMAT).encode()]:
-        raise error(
-            f"{path}: expected store format {FORMAT}, found {b' '.join(first[1:]).decode()}: "
-            "a newer oblivion_dbm wrote it"
-        )
+        found = b" ".join(first[1:]).decode("ascii", "replace")
+        meaning = f"expected store format {FORMAT}, found {found}: a newer oblivion_dbm wrote it"
+        raise error(ENOTSUP, meaning, path)
     try:
         return _parse_fields(data[:body_end].decode("ascii").splitlines()[1:])
     except (ValueError, KeyError, IndexError) as problem:
@@ -173,10 +173,11 @@ class Manifest:
     def _claim(self, name: str, number: int) -> None:
         if number >= self._limit:
             path = self._filesystem.join(self.directory, name)
-            raise error(
-                f"{path}: expected file numbers below {self._limit}, found {number}: "
+            meaning = (
+                f"expected file numbers below {self._limit}, found {number}: "
                 "the MANIFEST is older than this file"
             )
+            raise error(ESTALE, meaning, path)
         self._next = max(self._next, number + 1)
 
     def new_number(self) -> int:
@@ -202,10 +203,10 @@ class Manifest:
         New files are written and synced already; their directory entries and
         the MANIFEST become durable here, then ``publish`` shows the Version to
         readers, then files that it does not name are removed.  Once the rename
-        has been tried nothing is deleted if anything fails.
+        has been tried nothing is deleted any more if anything fails.
         """
         if self.failed is not None:
-            raise error(f"{self.directory}: writing stopped: {self.failed}") from self.failed
+            raise error(EIO, f"writing stopped: {self.failed}", self.directory) from self.failed
         filesystem, directory = self._filesystem, self.directory
         version = version.replace(next_file=self._next)
         new = filesystem.join(directory, filenames.MANIFEST_NEW)
@@ -214,12 +215,12 @@ class Manifest:
         try:
             filesystem.rename(new, filesystem.join(directory, filenames.MANIFEST))
             filesystem.sync_directory(directory)
+            self.version = version
+            self._limit = version.next_file + RESERVE
+            publish()
         except BaseException as problem:
             self.failed = problem
             raise
-        self.version = version
-        self._limit = version.next_file + RESERVE
-        publish()
         self._sweep()
 
     def _write(self, path: str, data: bytes) -> None:

@@ -24,7 +24,7 @@ op    name    meaning
 BATCH to MARKER appear in logs only and have an empty key.
 
 >>> encode(PUT, b"key", b"value").hex(" ")
-'01 03 00 00 00 6b 65 79 05 00 00 00 76 61 6c 75 65 cc 84 59 8f'
+'01 03 00 00 00 6b 65 79 05 00 00 00 76 61 6c 75 65 6f 10 c6 b9'
 >>> read(encode(PUT, b"key", b"value"), 0, 21)
 (1, b'key', b'value', 21)
 

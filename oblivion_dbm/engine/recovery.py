@@ -8,8 +8,8 @@ above it the first bad record ends the log.
 from __future__ import annotations
 
 from oblivion_dbm.engine.kernel import replay
-from oblivion_dbm.engine.memtable import MemTable
-from oblivion_dbm.engine.record import BATCH, CLEAR, OVERHEAD, SEAL, BadRecord, read
+from oblivion_dbm.engine.memtable import Layer, MemTable
+from oblivion_dbm.engine.record import BATCH, CLEAR, SEAL, BadRecord, read
 from oblivion_dbm.engine.wal import DATA_AT, Segment
 from oblivion_dbm.errors import CorruptionError
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 def apply_batch(value: bytes, memtable: MemTable) -> None:
-    """Bring the records of a batch's value into ``memtable``.  Raises BadRecord."""
-    offset = 0
-    while offset < len(value):
-        top = memtable.top
-        offset, op = replay(value, offset, len(value), top.records, top.tombstones)
-        if op == CLEAR and offset == 0:
-            memtable.reset(cleared=True)
-            offset = OVERHEAD
-        elif offset < len(value):
-            raise BadRecord(offset, "a batch holds something else than puts and deletes")
+    """Bring the records of a batch's value into ``memtable``: all, or BadRecord and none."""
+    batch = Layer()
+    cleared = value[:1] == bytes([CLEAR])
+    start = read(value, 0, len(value))[3] if cleared else 0
+    offset, _ = replay(value, start, len(value), batch.records, batch.tombstones)
+    if offset < len(value):
+        raise BadRecord(offset, "a batch holds something else than puts and deletes")
+    if cleared:
+        memtable.reset(cleared=True)
+    memtable.top.pour(batch)
 
 
 def replay_into(memtable: MemTable, buffer: Any, offset: int, end: int) -> tuple[int, bool]:

@@ -29,6 +29,7 @@ index, 2 of length, 1.5 of filter and 0.2 of fences and crcs.
 from __future__ import annotations
 
 from array import array
+from errno import EFBIG, ENOTSUP
 from itertools import accumulate
 from struct import Struct
 
@@ -106,7 +107,7 @@ class TableWriter:
         self._key_lengths: tuple[int, ...] = ()
         self.tombstones = 0
         self.end = RECORDS_AT
-        self._file: File = filesystem.create(self.path, mode)
+        self._file: File | None = filesystem.create(self.path, mode)
         self._pending = [_pack_header()]
         self._pending_size = RECORDS_AT
         self._written = 0
@@ -137,6 +138,7 @@ class TableWriter:
             self._drain()
 
     def _drain(self) -> None:
+        assert self._file is not None
         self._filesystem.write(self._file, self._written, b"".join(self._pending))
         self._written += self._pending_size
         self._pending, self._pending_size = [], 0
@@ -162,7 +164,8 @@ class TableWriter:
     ) -> TableInfo:
         """Write sections and footer, sync and close; the directory is the caller's to sync."""
         if self.end > _LONGEST_TABLE:
-            raise error(f"{self.path}: a table of {self.end} bytes; the limit is {_LONGEST_TABLE}")
+            meaning = f"a table of {self.end} bytes; the limit is {_LONGEST_TABLE}"
+            raise error(EFBIG, meaning, self.path)
         count = len(self._lengths)
         longest = max(self._lengths)
         width = 2 if longest < 1 << 16 else 4 if longest < 1 << 32 else 8
@@ -188,15 +191,22 @@ class TableWriter:
         footer_crc = crc32c(footer)
         self._put(footer + _TAIL.pack(footer_crc, TAIL_MAGIC))
         self._drain()
+        assert self._file is not None
         self._filesystem.sync(self._file)
-        self._filesystem.close(self._file)
+        self._close()
         return TableInfo(
             self.number, self._written, footer_crc, count - self.tombstones, self.tombstones
         )
 
+    def _close(self) -> None:
+        """Close the file, once: its descriptor may be another file's afterwards."""
+        file, self._file = self._file, None
+        if file is not None:
+            self._filesystem.close(file)
+
     def abandon(self) -> None:
-        """Close and remove the unfinished file."""
-        self._filesystem.close(self._file)
+        """Close and remove the file."""
+        self._close()
         self._filesystem.remove(self.path)
 
 
@@ -245,10 +255,8 @@ class SSTable:
         if footer_crc != self.info.footer_crc or fields[1:3] != (store_id, self.info.number):
             self.damaged(keys_at, "this is not the table that the MANIFEST names")
         if fields[0] != FORMAT:
-            raise error(
-                f"{self.path}: expected table format {FORMAT}, found {fields[0]}: "
-                "a newer oblivion_dbm wrote it"
-            )
+            meaning = f"expected table format {FORMAT}, found {fields[0]}: a newer one wrote it"
+            raise error(ENOTSUP, meaning, self.path)
         self.first_key: bytes = self.data[keys_at : keys_at + first]
         self.last_key: bytes = self.data[keys_at + first : fixed_at]
         (
@@ -263,8 +271,13 @@ class SSTable:
     def _open_sections(self, begins: list[int], crcs_at: int, crcs_end: int, crc: int) -> None:
         self._begins = begins
         self._crcs_at = crcs_at
-        if self._width not in _WIDTHS:
-            self.damaged(crcs_at, f"lengths of {self._width} bytes")
+        if (
+            self._width not in _WIDTHS
+            or not self.slot_count
+            or not 0 < self.puts + self.tombstones < _LONGEST_TABLE
+            or not RECORDS_AT <= self.records_end <= begins[0]
+        ):
+            self.damaged(crcs_at, "the footer says what cannot be")
         if crc32c(self.data[crcs_at:crcs_end]) != crc:
             self.damaged(crcs_at, "the crc of the block crcs does not match")
         count = len(self)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from oblivion_dbm.engine.policy import Task
     from oblivion_dbm.engine.recovery import Lost
     from oblivion_dbm.engine.snapshot import Shape
+    from oblivion_dbm.engine.version import Run
 
 CLOSED = "DBM object has already been closed"
 READ_ONLY = "the store is open for reading only"
@@ -56,6 +57,8 @@ _SHAPES: dict[str, Shape] = {
     "keys": kernel.live_keys,
     "values": kernel.live_values,
 }
+
+_NAMES = {"file": "a file", "other": "neither a file nor a directory"}
 
 CLEAR_RECORD = encode(CLEAR, b"", b"")
 
@@ -192,6 +195,11 @@ class Reader(StorageEngine):
         self.value = self._follower.value
         self.put = self._refuse_put
 
+    def forked(self) -> None:
+        """Become unusable in a child process, without touching what the parent has."""
+        super().forked()
+        self._follower.forget(self.lock)
+
     def _refuse_put(self, key: bytes, value: bytes) -> None:
         raise self._refusal()
 
@@ -247,6 +255,8 @@ class Writer(StorageEngine):
         self.put = self.appender.put
         if options.sync == FULL:
             self.appender.after = self._sync_log
+            if self._unsynced:
+                self._begin()  # what this handle shows is on the disk
         lock.claim()
 
     # Writing.
@@ -265,6 +275,7 @@ class Writer(StorageEngine):
         Raises ValueError where the batch is longer than a value can be.
         """
         if not changes:
+            self.check_writable()
             if cleared:
                 self.clear()
             return
@@ -324,9 +335,8 @@ class Writer(StorageEngine):
         """Raise unless this handle can write."""
         self.check()
         if self._last_error is not None:
-            raise error(
-                f"{self.directory}: writing stopped: {self._last_error}"
-            ) from self._last_error
+            meaning = f"writing stopped: {self._last_error}"
+            raise error(errno.EIO, meaning, self.directory) from self._last_error
         if self._manifest.failed is not None:
             self._manifest.install(self._manifest.version, lambda: None)
 
@@ -355,12 +365,20 @@ class Writer(StorageEngine):
         size = sum(map(len, records.values()))
         if size <= LARGEST_PRELUDE:
             wal = self._new_wal(b"".join(records.values()))
-            self._install(version.replace(logs=(wal.number,)), wal)
+            try:
+                self._manifest.install(version.replace(logs=(wal.number,)), self._publish)
+            except BaseException:
+                self._give_up(wal)
+                raise
             memtable.cleared = False
             self._start(wal)
         else:
             wal = self._new_wal(b"")
-            self._write_table(memtable, self._sequence, version.logs, wal)
+            try:
+                self._write_table(memtable, self._sequence, version.logs, wal.number)
+            except BaseException:
+                self._give_up(wal)
+                raise
             self.tree.memtables = [MemTable(memtable.floor)]
             self._start(wal)
             self._compact_due()
@@ -369,10 +387,13 @@ class Writer(StorageEngine):
         """Write what recovery dropped into files of their own; they stay."""
         for lost in self.lost:
             path = self.filesystem.join(self.directory, filenames.lost(lost.number))
-            if self.filesystem.kind(path) == "missing":
-                file = self.filesystem.create(path, self._mode)
+            if self.filesystem.kind(path) != "missing":
+                self.filesystem.remove(path)  # a try that was cut short: same log, same bytes
+            file = self.filesystem.create(path, self._mode)
+            try:
                 self.filesystem.write(file, 0, lost.data)
                 self.filesystem.sync(file)
+            finally:
                 self.filesystem.close(file)
 
     def _new_wal(self, prelude: bytes) -> WAL:
@@ -393,15 +414,20 @@ class Writer(StorageEngine):
             self._manifest.forget(number)
             raise
 
-    def _install(self, version: Version, wal: WAL | None = None) -> None:
-        """Make a Version current; a segment made for it is given up if that fails."""
+    def _give_up(self, wal: WAL) -> None:
+        """Remove a segment that no MANIFEST can name."""
+        wal.close()
+        if self._manifest.failed is None:
+            self._manifest.forget(wal.number)
+            self.filesystem.remove(wal.path)
+
+    def _install(self, version: Version, run: Run | None) -> None:
+        """Make a Version current; a run made for it is given up if that fails."""
         try:
             self._manifest.install(version, self._publish)
         except BaseException:
-            if wal is not None and self._manifest.failed is None:
-                self._manifest.forget(wal.number)
-                wal.close()
-                self.filesystem.remove(wal.path)
+            if run is not None and self._manifest.failed is None:
+                self._compactor.discard(run)
             raise
 
     def _publish(self) -> None:
@@ -432,9 +458,13 @@ class Writer(StorageEngine):
         old = self._live()
         first, self._sequence = old.first_sequence, old.sequence(self.appender.position)
         new = self._new_wal(b"")
-        self._install(self.tree.version.with_log(new.number), new)
         try:
-            new.follow(old.seal(self.appender.position, self.options.sync != OFF))
+            self._install(self.tree.version.with_log(new.number), None)
+        except BaseException:
+            self._give_up(new)
+            raise
+        try:
+            new.follow(old.seal(self.appender.position))
         except BaseException as problem:
             self._stop(problem)
             raise
@@ -454,11 +484,11 @@ class Writer(StorageEngine):
             del self._sealed_sequences[0]
 
     def _write_table(
-        self, memtable: MemTable, last: int, logs: tuple[int, ...], wal: WAL | None = None
+        self, memtable: MemTable, last: int, logs: tuple[int, ...], next_log: int | None = None
     ) -> None:
         """Write the oldest MemTable as a run, and install it in the place of ``logs``.
 
-        ``wal`` is a segment that takes over at the same moment, if any.
+        ``next_log`` is a segment that takes over at the same moment, if any.
         """
         version = self.tree.version
         if memtable.cleared:
@@ -473,15 +503,10 @@ class Writer(StorageEngine):
         if not version.runs:
             live = 0 if run is None else run.puts
         version = version.with_flush(run, logs, live)
-        if wal is not None:
-            version = version.with_log(wal.number)
-        try:
-            self._install(version, wal)
-        except BaseException:
-            if run is not None and self._manifest.failed is None:
-                self._compactor.discard(run)
-            raise
-        if wal is None:
+        if next_log is not None:
+            version = version.with_log(next_log)
+        self._install(version, run)
+        if next_log is None:
             self.tree.memtables.remove(memtable)
         self.tree.show()
 
@@ -505,13 +530,7 @@ class Writer(StorageEngine):
         if task is None:
             return False
         run = self._compactor.merge(task, self.tree.tables.__getitem__)
-        version = self.tree.version.with_merge(task.runs, run)
-        try:
-            self._install(version)
-        except BaseException:
-            if run is not None and self._manifest.failed is None:
-                self._compactor.discard(run)
-            raise
+        self._install(self.tree.version.with_merge(task.runs, run), run)
         return True
 
     def _quarantine(self, problem: CorruptionError) -> None:
@@ -527,10 +546,11 @@ class Writer(StorageEngine):
         """Turn the MemTable into a table; return once it is on the disk."""
         with self.lock:
             self.check_writable()
+            self.flush_sealed()
             if len(self.tree.memtables[0]) or self.tree.cleared:
                 self.rotate()
                 self.flush_sealed()
-                self._compact_due()
+            self._compact_due()
 
     def compact(self) -> None:
         """Merge everything into one run without tombstones.  O(store)."""
@@ -597,7 +617,11 @@ class Writer(StorageEngine):
                 self._store_lock.release()
 
     def _settle_for_close(self) -> None:
-        if self._wal is None or self._last_error or self._manifest.failed:
+        if self._last_error or self._manifest.failed:
+            return
+        if self._wal is None:
+            if self._unsynced and self.options.sync != OFF:
+                self._begin()
             return
         if self.appender.position - DATA_AT > LARGEST_LEFT_OPEN:
             self.rotate()
@@ -627,8 +651,9 @@ def open_store(
         raise error(
             errno.ENOTEMPTY, f"expected a store, found a directory with {names[0]!r} in it", path
         )
-    if kind == "file" and flag != "n":
-        raise error(errno.ENOTDIR, "expected a store, which is a directory, found a file", path)
+    if kind == "other" or (kind == "file" and flag != "n"):
+        meaning = f"expected a store, which is a directory, found {_NAMES[kind]}"
+        raise error(errno.ENOTDIR, meaning, path)
     if flag == "r":
         return Reader(filesystem, path, options)
     if kind == "file":

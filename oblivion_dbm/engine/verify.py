@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from oblivion_dbm.engine.filenames import MANIFEST
 from oblivion_dbm.engine.kernel import filter_admits, hash_keys, index_holds
 from oblivion_dbm.engine.manifest import load
 from oblivion_dbm.engine.record import DELETE, PUT
 from oblivion_dbm.engine.recovery import Recovery
 from oblivion_dbm.engine.sstable import FENCES, FILTER, INDEX, LENGTHS, RECORDS_AT, SSTable
+from oblivion_dbm.engine.tree import Tree
 from oblivion_dbm.errors import CorruptionError, error
 
 TYPE_CHECKING = False
@@ -40,7 +42,10 @@ def verify(directory: str, filesystem: FileSystem) -> list[Finding]:
     records.  Raises ``error`` where there is no store at all.
     """
     while True:
-        version = load(filesystem, directory)
+        try:
+            version = load(filesystem, directory)
+        except CorruptionError as problem:
+            return [_found(directory, problem)]
         findings = list(_check_version(filesystem, directory, version))
         if not findings or load(filesystem, directory) == version:
             return findings
@@ -54,8 +59,16 @@ def _check_version(
         Recovery(filesystem, directory, version, readable_only=True).close()
     except error as problem:
         yield _found(directory, problem)
+    damaged = False
     for run in version.runs:
-        yield from _check_run(filesystem, directory, version, run)
+        for finding in _check_run(filesystem, directory, version, run):
+            damaged = True
+            yield finding
+    if not damaged and version.live is not None:
+        live = Tree(filesystem, directory, version.replace(live=None)).base_count()
+        if live != version.live:
+            path = filesystem.join(directory, MANIFEST)
+            yield Finding(path, 0, f"expected {live} live keys, found {version.live}")
 
 
 def _found(path: str, problem: error) -> Finding:

@@ -31,7 +31,7 @@ and never recycled, and nobody appends to one that another process left.
 
 from __future__ import annotations
 
-from errno import EDQUOT, EFBIG, ENOSPC
+from errno import EDQUOT, EFBIG, EIO, ENOSPC, ENOTSUP
 from struct import Struct
 
 from oblivion_dbm.engine.filenames import log as log_name
@@ -105,8 +105,8 @@ def pack_header(
 class PositionedFile:
     """Looks like a map for as much as the log needs, over ``pwrite``.
 
-    A failed store leaves zeros behind or, if even those cannot be written,
-    refuses every later one.
+    A failed store leaves zeros behind (or, in the header, what was there) and,
+    if even that cannot be written, refuses every later one.
     """
 
     def __init__(self, filesystem: FileSystem, file: File) -> None:
@@ -116,16 +116,16 @@ class PositionedFile:
 
     def __setitem__(self, place: slice, data: bytes) -> None:
         if self._broken:
-            raise error(
-                f"{self._file.path}: an earlier write failed half way and could not be undone"
-            )
+            meaning = "an earlier write failed half way and could not be undone"
+            raise error(EIO, meaning, self._file.path)
+        before = self[place] if place.stop <= DATA_AT else b""
         try:
             self._filesystem.write(self._file, place.start, data)
         except BaseException:
             self._broken = True
             size = self._filesystem.size(self._file)
             left = max(0, min(place.stop, size) - place.start)
-            self._filesystem.write(self._file, place.start, bytes(left))
+            self._filesystem.write(self._file, place.start, before or bytes(left))
             self._broken = False
             raise
 
@@ -281,8 +281,8 @@ class WAL:
         self.target[place : place + len(slot)] = slot
         self._next_slot ^= 1
 
-    def seal(self, position: int, durable: bool) -> tuple[int, int, int]:
-        """End the segment: append SEAL, sync it if it is to be durable.
+    def seal(self, position: int) -> tuple[int, int, int]:
+        """End the segment: append SEAL and sync.
 
         Returns (number, length, running crc) for the next segment's header.
         """
@@ -293,10 +293,7 @@ class WAL:
             self.target[position:end] = SEAL_RECORD
             self.words[0] = end
             self.sealed = True
-        if durable:
-            self.sync(end)
-        else:
-            self._cover(end)
+        self.sync(end)
         return self.number, end, self._running
 
     def follow(self, end: tuple[int, int, int]) -> None:
@@ -361,10 +358,11 @@ class Segment:
         _, version, kind, store, number, self.first_sequence, self.prelude_end = fields[:7]
         self.boot, self.synced_only = fields[7:]
         if version > FORMAT or kind != CRC_32C:
-            raise error(
-                f"{self.path}: expected log format {FORMAT} with checksum kind {CRC_32C}, "
+            meaning = (
+                f"expected log format {FORMAT} with checksum kind {CRC_32C}, "
                 f"found {version} and {kind}: a newer oblivion_dbm wrote it"
             )
+            raise error(ENOTSUP, meaning, self.path)
         if (store, number) != (store_id, self.number):
             raise CorruptionError(
                 self.path,

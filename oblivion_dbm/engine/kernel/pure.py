@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
+from contextlib import suppress
 from errno import EDEADLK
 from itertools import accumulate, pairwise, repeat
 from operator import itemgetter
@@ -180,8 +181,10 @@ class Appender:
             apply(bytes(self.target[start:end]))
             self.position = end
         else:
-            self.target[start:end] = bytes(end - start)
             self.position = start
+            # A target that can fail wipes by itself what it could not store.
+            with suppress(error):
+                self.target[start:end] = bytes(end - start)
 
 
 class Lookup:
