@@ -1,0 +1,246 @@
+"""The one door to the operating system: what it does, and how its errors look."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from oblivion_dbm import error
+from oblivion_dbm.engine.filesystem import File, FileSystem, after_fork, environment
+
+SYSTEM = FileSystem()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> File:
+    return SYSTEM.create(str(tmp_path / "file"))
+
+
+def test_a_created_file_is_new(tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    SYSTEM.close(SYSTEM.create(path, 0o640))
+    assert os.stat(path).st_mode & 0o777 & ~0o640 == 0
+    with pytest.raises(error) as caught:
+        SYSTEM.create(path)
+    assert (caught.value.errno, caught.value.filename) == (errno.EEXIST, path)
+
+
+def test_written_bytes_read_back_and_the_end_of_the_file_ends_a_read(file: File) -> None:
+    SYSTEM.write(file, 3, b"abc")
+    SYSTEM.write(file, 6, memoryview(b"def"))
+    assert SYSTEM.size(file) == 9
+    assert SYSTEM.read(file, 0, 9) == b"\0\0\0abcdef"
+    assert SYSTEM.read(file, 7, 100) == b"ef"
+    assert SYSTEM.read(file, 9, 1) == SYSTEM.read(file, 0, 0) == b""
+    SYSTEM.sync(file)
+
+
+def test_maps_of_one_file_see_each_other_and_what_is_written(file: File) -> None:
+    SYSTEM.allocate(file, 4096)
+    writable = SYSTEM.map(file, 4096, writable=True)
+    readable = SYSTEM.map(file, 4096)
+    writable[10:13] = b"new"
+    assert readable[10:13] == SYSTEM.read(file, 10, 3) == b"new"
+    SYSTEM.write(file, 10, b"old")
+    assert readable[10:13] == b"old"
+    with pytest.raises(TypeError):
+        readable[0:1] = b"x"
+
+
+def test_a_map_outlives_the_descriptor_and_the_name(file: File) -> None:
+    SYSTEM.write(file, 0, b"still here")
+    mapped = SYSTEM.map(file, 10)
+    SYSTEM.close(file)
+    SYSTEM.remove(file.path)
+    assert mapped[:] == b"still here"
+
+
+def test_words_of_a_map_are_stored_whole_and_little_endian_here(file: File) -> None:
+    SYSTEM.allocate(file, 4096)
+    mapped = SYSTEM.map(file, 4096, writable=True)
+    words = SYSTEM.words(mapped, 192, 2)
+    words[1] = 2**64 - 2
+    assert mapped[192:208] == bytes(8) + (2**64 - 2).to_bytes(8, "little")
+    assert len(words) == 2
+    with pytest.raises(BufferError):
+        mapped.close()
+    words.release()
+    mapped.close()
+
+
+def test_mapping_more_than_there_is_is_an_error_and_no_crash(file: File) -> None:
+    SYSTEM.write(file, 0, b"short")
+    for length in (4097, 1 << 40):
+        with pytest.raises(error) as caught:
+            SYSTEM.map(file, length)
+        assert caught.value.filename == file.path
+    empty = SYSTEM.create(file.path + "2")
+    with pytest.raises(error):
+        SYSTEM.map(empty, 0)
+
+
+def test_allocating_promises_room_and_keeps_what_is_there(file: File) -> None:
+    SYSTEM.write(file, 0, b"kept")
+    SYSTEM.allocate(file, 100_000)
+    assert SYSTEM.size(file) == 100_000
+    assert os.stat(file.path).st_blocks * 512 >= 100_000
+    assert SYSTEM.read(file, 0, 5) == b"kept\0"
+    SYSTEM.allocate(file, 10)
+    assert SYSTEM.size(file) == 100_000
+    with pytest.raises(error) as caught:
+        SYSTEM.allocate(file, 1 << 62)
+    assert caught.value.filename == file.path
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        SYSTEM.open,
+        SYSTEM.remove,
+        SYSTEM.list,
+        SYSTEM.sync_directory,
+        lambda path: SYSTEM.rename(path, path + "2"),
+        SYSTEM.remove_directory,
+        lambda path: SYSTEM.make_directory(path + "/deeper", 0o777),
+        lambda path: SYSTEM.create(path + "/deeper"),
+    ],
+)
+def test_what_the_system_refuses_is_an_error_with_errno_and_name(
+    tmp_path: Path, call: Callable[[str], object]
+) -> None:
+    path = str(tmp_path / "missing")
+    with pytest.raises(error) as caught:
+        call(path)
+    assert caught.value.errno == errno.ENOENT
+    assert str(caught.value.filename).startswith(path)
+    assert type(caught.value.__cause__) is FileNotFoundError
+
+
+def test_an_error_that_passes_through_is_not_wrapped_again() -> None:
+    class Failing(FileSystem):
+        def size(self, file: File) -> int:
+            raise error(errno.EIO, "no", "there")
+
+    with pytest.raises(error) as caught:
+        Failing().size(File(-1, ""))
+    assert caught.value.__cause__ is None
+
+
+def test_a_closed_descriptor_is_an_error(file: File) -> None:
+    SYSTEM.close(file)
+    calls: list[Callable[[], object]] = [
+        lambda: SYSTEM.close(file),
+        lambda: SYSTEM.read(file, 0, 1),
+        lambda: SYSTEM.write(file, 0, b"x"),
+        lambda: SYSTEM.sync(file),
+        lambda: SYSTEM.size(file),
+    ]
+    for call in calls:
+        with pytest.raises(error) as caught:
+            call()
+        assert caught.value.errno == errno.EBADF
+
+
+def test_renaming_replaces_and_directories_list_in_order(tmp_path: Path) -> None:
+    folder = str(tmp_path / "folder")
+    SYSTEM.make_directory(folder, 0o777)
+    for name in ("b", "a", "c"):
+        file = SYSTEM.create(SYSTEM.join(folder, name))
+        SYSTEM.write(file, 0, name.encode())
+        SYSTEM.close(file)
+    assert SYSTEM.list(folder) == ["a", "b", "c"]
+    SYSTEM.rename(SYSTEM.join(folder, "a"), SYSTEM.join(folder, "c"))
+    SYSTEM.sync_directory(folder)
+    assert SYSTEM.list(folder) == ["b", "c"]
+    assert Path(folder, "c").read_bytes() == b"a"
+    with pytest.raises(error):
+        SYSTEM.remove_directory(folder)
+
+
+def test_it_tells_directories_files_and_nothing_apart(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert SYSTEM.kind(str(tmp_path)) == SYSTEM.kind(str(tmp_path / "link")) == "directory"
+    assert SYSTEM.kind(str(tmp_path / "file")) == "file"
+    assert SYSTEM.kind(str(tmp_path / "missing")) == "missing"
+    assert SYSTEM.kind(str(tmp_path / "dangling")) != "missing"
+    assert SYSTEM.parent(str(tmp_path / "file")) == str(tmp_path)
+
+
+def test_the_lock_is_by_inode_and_free_again_after_unlock_or_close(file: File) -> None:
+    twin = SYSTEM.open(file.path, writable=True)
+    assert SYSTEM.lock(file)
+    assert SYSTEM.lock(file)
+    assert not SYSTEM.lock(twin)
+    SYSTEM.unlock(file)
+    assert SYSTEM.lock(twin)
+    assert not SYSTEM.lock(file)
+    SYSTEM.close(twin)
+    assert SYSTEM.lock(file)
+
+
+def test_a_boot_has_one_id_of_sixteen_bytes() -> None:
+    assert SYSTEM.boot() == SYSTEM.boot()
+    assert len(SYSTEM.boot()) == 16
+    assert SYSTEM.random(16) != SYSTEM.random(16)
+    assert SYSTEM.process() == os.getpid()
+    SYSTEM.sleep(0)
+
+
+def test_descriptors_are_not_handed_to_programs_that_are_started(file: File) -> None:
+    again = SYSTEM.open(file.path)
+    assert not os.get_inheritable(file.descriptor)
+    assert not os.get_inheritable(again.descriptor)
+
+
+class Handle:
+    def __init__(self, pipe: int) -> None:
+        self.pipe = pipe
+
+    def forked(self) -> None:
+        os.write(self.pipe, b"forked %d" % os.getpid())
+
+
+def test_a_handle_is_told_in_the_child_as_long_as_it_lives() -> None:
+    reading, writing = os.pipe()
+    kept, forgotten = Handle(writing), Handle(writing)
+    after_fork(kept)
+    after_fork(forgotten)
+    del forgotten
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    assert os.read(reading, 100) == b"forked %d" % child
+    os.close(reading)
+
+
+def test_an_empty_environment_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OBLIVION_TEST", raising=False)
+    assert environment("OBLIVION_TEST", "default") == "default"
+    monkeypatch.setenv("OBLIVION_TEST", "")
+    assert environment("OBLIVION_TEST", "default") == "default"
+    monkeypatch.setenv("OBLIVION_TEST", "set")
+    assert environment("OBLIVION_TEST", "default") == "set"
+
+
+def test_a_file_system_that_wraps_another_is_asked_for_everything(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Recording(FileSystem):
+        def map(self, file: File, length: int, writable: bool = False) -> mmap.mmap:
+            asked.append(os.path.basename(file.path))
+            return super().map(file, length, writable)
+
+    system = Recording()
+    file = system.create(str(tmp_path / "file"))
+    system.write(file, 0, b"x")
+    assert system.map(file, 1)[:] == b"x"
+    assert asked == ["file"]
