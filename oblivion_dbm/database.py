@@ -10,7 +10,6 @@ import os
 import sys
 from _operator import index
 
-from oblivion_dbm.engine.filesystem import FileSystem
 from oblivion_dbm.engine.options import FULL, OFF, Options
 from oblivion_dbm.engine.storage_engine import open_store, remove_store
 from oblivion_dbm.mapping import OrderedMapping, to_bytes
@@ -98,7 +97,7 @@ class Database(OrderedMapping):
         settings = Options(sync=sync_mode, lock_timeout=lock_timeout, **options)
         mode = index(mode)
         self._path = os.path.abspath(os.fsdecode(path))
-        self._engine = open_store(self._path, first, settings, mode, FileSystem())
+        self._engine = open_store(self._path, first, settings, mode)
         self._put = self._engine.put
         self._value = self._engine.value
 
@@ -230,7 +229,7 @@ class Database(OrderedMapping):
         from oblivion_dbm.engine.verify import verify
 
         self._engine.refresh()
-        return verify(self._path, FileSystem())
+        return verify(self._path)
 
     def stats(self) -> dict[str, Any]:
         """Return figures: kernel, runs, MemTable, log, look-ups.  For people; keys may be added."""
@@ -297,4 +296,4 @@ def remove(path: Path) -> None:
     Raises ``error``, before anything has changed, where there is no store, where
     its directory holds other files, and where somebody is writing to it.
     """
-    remove_store(os.path.abspath(os.fsdecode(path)), FileSystem())
+    remove_store(os.path.abspath(os.fsdecode(path)))

@@ -30,9 +30,9 @@ ORDER = """
     engine
     engine.record engine.filenames engine.filesystem engine.options engine.version
     engine.kernel.pure engine.kernel
-    engine.wal engine.memtable engine.sstable engine.merge engine.policy
+    engine.wal engine.memtable engine.sstable engine.table_writer engine.merge engine.policy
     engine.manifest engine.compactor engine.lock engine.recovery engine.snapshot engine.tree
-    engine.follower engine.storage_engine
+    engine.follower engine.write_path engine.storage_engine
     engine.verify
     mapping database
     stdlib dbm shelve convert

@@ -134,14 +134,16 @@ class StoreMachine(RuleBasedStateMachine):
         assert isinstance(engine, Writer)
         engine._store_lock.release()
         engine.forked = lambda: None  # type: ignore[method-assign]  # it has no lock to give back
-        engine.end(RuntimeError("left"))
+        engine.tree.end(RuntimeError("left"))
         self.db = Database(self.path, "w", **self.options)
 
     @precondition(lambda self: len(self.held) < 3)
     @rule(reverse=st.booleans(), start=st.one_of(st.none(), KEYS), from_reader=st.booleans())
     def begin_a_scan(self, reverse: bool, start: bytes | None, from_reader: bool) -> None:
         source = self.reader if from_reader else self.db
-        expected = [pair for pair in sorted(self.model.items()) if start is None or pair[0] >= start]
+        expected = [
+            pair for pair in sorted(self.model.items()) if start is None or pair[0] >= start
+        ]
         if reverse:
             expected.reverse()
         if not from_reader or self.options["sync"] != "full":
@@ -192,6 +194,9 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 StoreMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
 TestStore = StoreMachine.TestCase

@@ -23,7 +23,7 @@ OURS = {
         "oblivion_dbm.engine." + name
         for name in """
             record filenames filesystem options version kernel kernel.pure wal memtable sstable
-            merge policy manifest compactor lock recovery snapshot tree follower storage_engine
+            merge manifest lock recovery snapshot tree follower storage_engine
         """.split()
     ),
 }

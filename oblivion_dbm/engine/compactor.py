@@ -5,7 +5,7 @@ from __future__ import annotations
 from oblivion_dbm.engine.filenames import table as table_name
 from oblivion_dbm.engine.merge import LARGEST_CHUNK, growing_sizes, merge, without_tombstones
 from oblivion_dbm.engine.record import DELETE
-from oblivion_dbm.engine.sstable import SSTable, TableWriter
+from oblivion_dbm.engine.table_writer import TableWriter
 from oblivion_dbm.engine.version import Run
 
 TYPE_CHECKING = False
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from oblivion_dbm.engine.merge import Chunk
     from oblivion_dbm.engine.options import Options
     from oblivion_dbm.engine.policy import Task
+    from oblivion_dbm.engine.sstable import SSTable
 
 
 class Compactor:

@@ -150,5 +150,3 @@ class Follower:
         if self._recovery is not None:
             self._recovery.close()
             self._recovery = None
-
-

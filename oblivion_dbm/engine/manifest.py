@@ -193,6 +193,10 @@ class Manifest:
         self._pending.add(number)
         return number
 
+    def may_name(self, number: int) -> bool:
+        """Tell whether the MANIFEST on disk names a file, or may do so."""
+        return self.failed is not None or number in self.version.numbers()
+
     def forget(self, number: int) -> None:
         """Say that the file of this number will not be installed."""
         self._pending.discard(number)

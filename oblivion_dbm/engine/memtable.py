@@ -115,9 +115,13 @@ class MemTable:
     Guarded by the engine's lock; readers use the layers through a view.
     """
 
-    __slots__ = ("_borders", "cleared", "floor", "layers")
+    __slots__ = ("_borders", "cleared", "floor", "last_sequence", "layers", "log")
 
     def __init__(self, floor: bytes | None = None) -> None:
+        #: The log segment that holds the same records, and the sequence number
+        #: at its end once it is sealed.
+        self.log = 0
+        self.last_sequence = 0
         #: No key below it has a value, here or in what lies below; the top
         #: layer apart.  Spares a loop of ``popitem`` the tombstones it leaves.
         self.floor = floor

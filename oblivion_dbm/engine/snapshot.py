@@ -97,4 +97,3 @@ class Scan:
         """Make the walk raise ``problem`` when its next item is asked for."""
         self._problem = problem
         self._chunk.clear()
-

@@ -28,19 +28,17 @@ index, 2 of length, 1.5 of filter and 0.2 of fences and crcs.
 
 from __future__ import annotations
 
-from array import array
-from errno import EFBIG, ENOTSUP
+from errno import ENOTSUP
 from itertools import accumulate
 from struct import Struct
 
 from oblivion_dbm.engine.filenames import table as table_name
-from oblivion_dbm.engine.kernel import PROBE_LIMIT, SLOTS_PER_PAIR, build_index, hash_keys, split
+from oblivion_dbm.engine.kernel import PROBE_LIMIT, SLOTS_PER_PAIR, hash_keys, split
 from oblivion_dbm.engine.record import (
     BadRecord,
     crc32c,
     read,
 )
-from oblivion_dbm.engine.version import TableInfo
 from oblivion_dbm.errors import CorruptionError, error
 
 TYPE_CHECKING = False
@@ -48,8 +46,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from oblivion_dbm.engine.filesystem import File, FileSystem
+    from oblivion_dbm.engine.filesystem import FileSystem
     from oblivion_dbm.engine.kernel.pure import Probe
+    from oblivion_dbm.engine.version import TableInfo
 
 MAGIC = b"oblivsst"
 TAIL_MAGIC = b"sstoblia"
@@ -62,23 +61,19 @@ GROUP = 64
 LENGTHS, FENCES, INDEX, FILTER = range(4)
 SECTIONS = ("lengths", "fences", "index", "filter")
 _BLOCK_SEED = Struct("<QII")
-_WIDTHS = {2: "H", 4: "I", 8: "Q"}
+WIDTHS = {2: "H", 4: "I", 8: "Q"}
 
 #: format, store id, number, puts, tombstones, first and last sequence, level,
 #: part, parts, width of a length, crc of the crcs, end of records, beginnings of
 #: lengths, fences, index, filter and crcs, end of crcs, pairs of filter words,
 #: hash seed, lengths of the shortest, longest, first and last key
-_FOOTER = Struct("<I16sQQQQQIIIIIQQQQQQQQQIIII")
-_TAIL = Struct("<I8s")
-_LONGEST_TABLE = 1 << 40
-_WRITE_SIZE = 1 << 20
+FOOTER = Struct("<I16sQQQQQIIIIIQQQQQQQQQIIII")
+TAIL = Struct("<I8s")
+LONGEST_TABLE = 1 << 40
 
 
-def _aligned(offset: int) -> int:
-    return (offset + 7) & ~7
-
-
-def _pack_header() -> bytes:
+def pack_header() -> bytes:
+    """Return what every table begins with."""
     body = _HEADER.pack(MAGIC, FORMAT, 0)[:-4]
     return body + crc32c(body).to_bytes(4, "little")
 
@@ -86,128 +81,6 @@ def _pack_header() -> bytes:
 def block_seed(number: int, section: int, block: int) -> int:
     """Return what the crc of a block starts from."""
     return crc32c(_BLOCK_SEED.pack(number, section, block))
-
-
-class TableWriter:
-    """Writes one table: chunks of records in ascending order, then the rest.
-
-    Memory: 10 bytes a record, and one chunk; 12 more while finishing.
-    """
-
-    def __init__(
-        self, filesystem: FileSystem, directory: str, number: int, seed: int, mode: int = 0o666
-    ) -> None:
-        self.number = number
-        self.path = filesystem.join(directory, table_name(number))
-        self._filesystem = filesystem
-        self._seed = seed
-        self._lengths = array("Q")
-        self._digests = array("Q")
-        self._first = self._last = b""
-        self._key_lengths: tuple[int, ...] = ()
-        self.tombstones = 0
-        self.end = RECORDS_AT
-        self._file: File | None = filesystem.create(self.path, mode)
-        self._pending = [_pack_header()]
-        self._pending_size = RECORDS_AT
-        self._written = 0
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def add(self, keys: list[bytes], records: list[bytes], tombstones: int) -> None:
-        """Append a chunk, of whose records ``tombstones`` are such."""
-        if not keys:
-            return
-        if not self._lengths:
-            self._first = keys[0]
-        self._last = keys[-1]
-        data = b"".join(records)
-        self._lengths.extend(map(len, records))
-        self._digests.extend(hash_keys(keys, self._seed))
-        lengths = set(map(len, keys)).union(self._key_lengths)
-        self._key_lengths = min(lengths), max(lengths)
-        self.tombstones += tombstones
-        self.end += len(data)
-        self._put(data)
-
-    def _put(self, data: bytes) -> None:
-        self._pending.append(data)
-        self._pending_size += len(data)
-        if self._pending_size >= _WRITE_SIZE:
-            self._drain()
-
-    def _drain(self) -> None:
-        assert self._file is not None
-        self._filesystem.write(self._file, self._written, b"".join(self._pending))
-        self._written += self._pending_size
-        self._pending, self._pending_size = [], 0
-
-    def _put_section(self, section: int, data: bytes, crcs: array[int]) -> int:
-        """Append a section; returns where it begins."""
-        start = self._written + self._pending_size
-        begin = _aligned(start)
-        self._put(bytes(begin - start) + data)
-        for block, at in enumerate(range(0, len(data), BLOCK)):
-            seed = block_seed(self.number, section, block)
-            crcs.append(crc32c(data[at : at + BLOCK], seed))
-        return begin
-
-    def finish(
-        self,
-        store_id: bytes,
-        *,
-        level: int,
-        part: int,
-        parts: int,
-        sequences: tuple[int, int],
-    ) -> TableInfo:
-        """Write sections and footer, sync and close; the directory is the caller's to sync."""
-        if self.end > _LONGEST_TABLE:
-            meaning = f"a table of {self.end} bytes; the limit is {_LONGEST_TABLE}"
-            raise error(EFBIG, meaning, self.path)
-        count = len(self._lengths)
-        longest = max(self._lengths)
-        width = 2 if longest < 1 << 16 else 4 if longest < 1 << 32 else 8
-        pairs = -(-3 * count // 32)  # 1.5 slots and 12 bits of filter a record
-        slots, words = build_index(self._digests, self._lengths, RECORDS_AT, pairs)
-        fences = array("Q", list(accumulate(self._lengths, initial=RECORDS_AT))[:-1:GROUP])
-        crcs = array("I")
-        begins = [
-            self._put_section(LENGTHS, array(_WIDTHS[width], self._lengths).tobytes(), crcs),
-            self._put_section(FENCES, fences.tobytes(), crcs),
-            self._put_section(INDEX, slots.tobytes(), crcs),
-            self._put_section(FILTER, words.tobytes(), crcs),
-        ]
-        crcs_at = _aligned(self._written + self._pending_size)
-        self._put(bytes(crcs_at - self._written - self._pending_size) + crcs.tobytes())
-        footer = _FOOTER.pack(
-            FORMAT, store_id, self.number, count - self.tombstones, self.tombstones, *sequences,
-            level, part, parts, width, crc32c(crcs.tobytes()), self.end, *begins, crcs_at,
-            crcs_at + 4 * len(crcs), pairs, self._seed, *self._key_lengths,
-            len(self._first), len(self._last),
-        )  # fmt: skip
-        footer = self._first + self._last + footer
-        footer_crc = crc32c(footer)
-        self._put(footer + _TAIL.pack(footer_crc, TAIL_MAGIC))
-        self._drain()
-        assert self._file is not None
-        self._filesystem.sync(self._file)
-        self._close()
-        return TableInfo(
-            self.number, self._written, footer_crc, count - self.tombstones, self.tombstones
-        )
-
-    def _close(self) -> None:
-        """Close the file, once: its descriptor may be another file's afterwards."""
-        file, self._file = self._file, None
-        if file is not None:
-            self._filesystem.close(file)
-
-    def abandon(self) -> None:
-        """Close and remove the file."""
-        self._close()
-        self._filesystem.remove(self.path)
 
 
 class SSTable:
@@ -241,16 +114,16 @@ class SSTable:
 
     def _read_footer(self, store_id: bytes) -> None:
         size = len(self.data)
-        fixed_at = size - _TAIL.size - _FOOTER.size
-        if fixed_at < RECORDS_AT or self.data[:RECORDS_AT] != _pack_header():
+        fixed_at = size - TAIL.size - FOOTER.size
+        if fixed_at < RECORDS_AT or self.data[:RECORDS_AT] != pack_header():
             self.damaged(0, f"expected the header of a table of format {FORMAT}")
-        footer_crc, magic = _TAIL.unpack(self.data[size - _TAIL.size :])
+        footer_crc, magic = TAIL.unpack(self.data[size - TAIL.size :])
         if magic != TAIL_MAGIC:
             self.damaged(size - 8, f"expected the magic {TAIL_MAGIC!r}, found {magic!r}")
-        fields = _FOOTER.unpack(self.data[fixed_at : size - _TAIL.size])
+        fields = FOOTER.unpack(self.data[fixed_at : size - TAIL.size])
         first, last = fields[-2:]
         keys_at = fixed_at - first - last
-        if keys_at < RECORDS_AT or footer_crc != crc32c(self.data[keys_at : size - _TAIL.size]):
+        if keys_at < RECORDS_AT or footer_crc != crc32c(self.data[keys_at : size - TAIL.size]):
             self.damaged(max(keys_at, 0), "the footer's crc does not match")
         if footer_crc != self.info.footer_crc or fields[1:3] != (store_id, self.info.number):
             self.damaged(keys_at, "this is not the table that the MANIFEST names")
@@ -272,9 +145,9 @@ class SSTable:
         self._begins = begins
         self._crcs_at = crcs_at
         if (
-            self._width not in _WIDTHS
+            self._width not in WIDTHS
             or not self.slot_count
-            or not 0 < self.puts + self.tombstones < _LONGEST_TABLE
+            or not 0 < self.puts + self.tombstones < LONGEST_TABLE
             or not RECORDS_AT <= self.records_end <= begins[0]
         ):
             self.damaged(crcs_at, "the footer says what cannot be")
@@ -295,7 +168,7 @@ class SSTable:
         self.checked = [bytearray(number) for number in blocks]
         whole = memoryview(self.data)
         self._views.append(whole)
-        formats: tuple[Any, ...] = (_WIDTHS[self._width], "Q", "Q", "Q")
+        formats: tuple[Any, ...] = (WIDTHS[self._width], "Q", "Q", "Q")
         for begin, size, kind in zip(begins, self._sizes, formats):
             self._views.append(whole[begin : begin + size].cast("B").cast(kind))
         _, self._lengths, self._fences, self.slots, self.words = self._views

@@ -55,6 +55,7 @@ class Tree:
         self.counting = False
         self._scans: WeakSet[Scan] | None = None
         self.version = version
+        self.ended: Exception | None = None
         #: Who writes to the top layer, if anybody does.
         self.appender: Appender | None = None
         self.lookup = Lookup(version.seed, ({}, (), ()))
@@ -179,8 +180,14 @@ class Tree:
         self._scans.add(scan)
         return scan.items(shape, start, stop, reverse)
 
+    def check(self) -> None:
+        """Raise if the tree has ended."""
+        if self.ended is not None:
+            raise self.ended
+
     def end(self, problem: Exception) -> None:
         """Let every later read, iterators included, raise ``problem``; let go of all."""
+        self.ended = problem
         self.lookup.view = (Ended(problem), (), ())
         for scan in list(self._scans or ()):
             scan.end(problem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from oblivion_dbm.engine.filenames import MANIFEST
+from oblivion_dbm.engine.filesystem import FileSystem
 from oblivion_dbm.engine.kernel import filter_admits, hash_keys, index_holds
 from oblivion_dbm.engine.manifest import load
 from oblivion_dbm.engine.record import DELETE, PUT
@@ -15,7 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from oblivion_dbm.engine.filesystem import FileSystem
     from oblivion_dbm.engine.version import Run, TableInfo, Version
 
 _STRIDE = 1024
@@ -35,12 +35,13 @@ class Finding:
         return f"{self.file}: byte {self.offset}: {self.meaning}"
 
 
-def verify(directory: str, filesystem: FileSystem) -> list[Finding]:
+def verify(directory: str, filesystem: FileSystem | None = None) -> list[Finding]:
     """Return what is wrong with the store in ``directory``; [] when nothing is.
 
     Reads everything once: O(store), in constant memory but for the log's
     records.  Raises ``error`` where there is no store at all.
     """
+    filesystem = filesystem or FileSystem()
     while True:
         try:
             version = load(filesystem, directory)
@@ -52,9 +53,7 @@ def verify(directory: str, filesystem: FileSystem) -> list[Finding]:
         # A writer has moved on meanwhile, and its old files are gone.
 
 
-def _check_version(
-    filesystem: FileSystem, directory: str, version: Version
-) -> Iterator[Finding]:
+def _check_version(filesystem: FileSystem, directory: str, version: Version) -> Iterator[Finding]:
     try:
         Recovery(filesystem, directory, version, readable_only=True).close()
     except error as problem:

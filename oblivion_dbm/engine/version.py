@@ -37,9 +37,7 @@ class TableInfo(_Value):
 
     __slots__ = ("footer_crc", "number", "puts", "size", "tombstones")
 
-    def __init__(
-        self, number: int, size: int, footer_crc: int, puts: int, tombstones: int
-    ) -> None:
+    def __init__(self, number: int, size: int, footer_crc: int, puts: int, tombstones: int) -> None:
         self.number = number
         self.size = size
         self.footer_crc = footer_crc

@@ -186,31 +186,28 @@ class WAL:
         self.path = filesystem.join(directory, log_name(number))
         self.first_sequence = first_sequence
         self.prelude_end = DATA_AT + len(prelude)
-        self._next_slot = 0
-        header = pack_header(
-            store_id,
-            number,
-            (first_sequence, self.prelude_end),
-            filesystem.boot(),
-            synced_only,
-        )
-        self._seed = int.from_bytes(header[-4:], "little")
-        self._running, self._covered = self._seed, DATA_AT
-        self.synced = DATA_AT
         self.sealed = False
+        self._next_slot = 0
         self._file = filesystem.create(self.path, mode)
         try:
             self.back_end = self._choose(back_end, self.prelude_end)
-            self.target[0 : len(header)] = header
-            self.target[DATA_AT : self.prelude_end] = prelude
-            self.words[0] = self.prelude_end
-            self._cover(self.prelude_end)
-            self._note_synced()
-            self.filesystem.sync(self._file)
+            sequences = first_sequence, self.prelude_end
+            boot = filesystem.boot()
+            self._write_first(pack_header(store_id, number, sequences, boot, synced_only), prelude)
         except BaseException:
             self.close()
             filesystem.remove(self.path)
             raise
+
+    def _write_first(self, header: bytes, prelude: bytes) -> None:
+        """Write header and prelude, with synced-up-to behind them, and sync all of it."""
+        self._running, self._covered = int.from_bytes(header[-4:], "little"), DATA_AT
+        self.target[0 : len(header)] = header
+        self.target[DATA_AT : self.prelude_end] = prelude
+        self.words[0] = self.prelude_end
+        self._cover(self.prelude_end)
+        self._note_synced()
+        self.filesystem.sync(self._file)
 
     def _choose(self, back_end: str, length: int) -> str:
         self.target: Any = None

@@ -424,5 +424,3 @@ def cut(
     at = bisect_left(keys, bound) if reverse else bisect_right(keys, bound)
     below, above = (keys[:at], records[:at]), (keys[at:], records[at:])
     return (above, below) if reverse else (below, above)
-
-
