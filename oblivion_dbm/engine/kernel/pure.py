@@ -216,33 +216,58 @@ class Lookup:
                 if record is not None:
                     break
             else:
-                if not runs:
-                    return None
-                digest = xxh64_intdigest(key, self.seed)
-                low = _MASKS[digest & 4095]
-                for fences, probes in runs:
-                    probe = probes[0] if fences is None else probes[bisect_right(fences, key) - 1]
-                    slot_count, words, checked, _, _, _, table = probe
-                    home = digest * slot_count >> 64
-                    i = home >> 4 << 1
-                    if not checked[i >> 9]:
-                        table.check_filter(i >> 9)
-                    if words[i] & low == low:
-                        high = _MASKS[digest >> 12 & 4095]
-                        if words[i + 1] & high == high:
-                            record = _find(key, digest, home, probe)
-                            if record is not None:
-                                break
-                            self.false_positives += 1
-                else:
-                    self.absent += 1
-                    return None
+                return self.search(key, runs) if runs else None
         if record[0] == PUT:
             return record[9 + len(key) : -4]  # type: ignore[no-any-return]  # a slice of bytes
         return None
 
+    def search(self, key: bytes, runs: tuple[RunProbe, ...]) -> bytes | None:
+        """Return the value of ``key`` in the first of ``runs`` that has a record of it."""
+        key_length = len(key)
+        head_of = _HEADS.get(key_length) or _head_of(key_length)
+        digest = xxh64_intdigest(key, self.seed)
+        low, high = _MASKS[digest & 4095], _MASKS[digest >> 12 & 4095]
+        for fences, probes in runs:
+            probe = probes[0] if fences is None else probes[bisect_right(fences, key) - 1]
+            slot_count, words, words_checked, slots, slots_checked, data, table = probe
+            home = digest * slot_count >> 64
+            i = home >> 4 << 1
+            if not words_checked[i >> 9]:
+                table.check_filter(i >> 9)
+            if words[i] & low == low and words[i + 1] & high == high:
+                if not slots_checked[home >> 9]:
+                    table.check_index(home >> 9)
+                slot = slots[home]
+                # Nearly always the home slot is the one, and the rest of the
+                # probing need not be entered.
+                if slot and slot >> 40 == digest & 0xFF_FFFF:
+                    offset = slot & _OFFSET_MASK
+                    found_length, found, value_length = head_of(data, offset + 1)
+                    if found == key and found_length == key_length:
+                        record = data[offset : offset + 13 + key_length + value_length]
+                        if crc32c(record) != RESIDUE:
+                            table.damaged(offset, "a record's crc does not match")
+                        return record[9 + key_length : -4] if record[0] == PUT else None
+                record = _probe_on(key, digest, home, probe)
+                if record is not None:
+                    return record[9 + key_length : -4] if record[0] == PUT else None
+                self.false_positives += 1
+        self.absent += 1
+        return None
 
-def _find(key: bytes, digest: int, home: int, probe: Probe) -> bytes | None:
+
+def _head_of(key_length: int) -> Callable[[Any, int], tuple[int, bytes, int]]:
+    """Return what reads (key length, key, value length) behind a record's op."""
+    read = struct.Struct(f"<I{key_length}sI").unpack_from
+    if key_length < 256:
+        _HEADS[key_length] = read  # type: ignore[assignment]  # three fields, by the format
+    return read  # type: ignore[return-value]  # three fields, by the format
+
+
+_HEADS: dict[int, Callable[[Any, int], tuple[int, bytes, int]]] = {}
+
+
+def _probe_on(key: bytes, digest: int, home: int, probe: Probe) -> bytes | None:
     """Return the record of ``key`` in one table by its index, None if there is none."""
     _, _, _, slots, checked, data, table = probe
     fingerprint = digest & 0xFF_FFFF
