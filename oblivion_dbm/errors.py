@@ -12,6 +12,8 @@ file to name, as ``dbm.gnu.error`` does.
 
 from __future__ import annotations
 
+from errno import EIO
+
 
 class error(OSError):  # noqa: N801 - the name every dbm module gives its error class
     """What a store raises; catch this one to catch them all."""
@@ -25,8 +27,7 @@ class CorruptionError(error):
     """
 
     def __init__(self, filename: str, offset: int, meaning: str) -> None:
-        super().__init__(f"{filename}: damaged at byte {offset}: {meaning}")
-        self.filename = filename
+        super().__init__(EIO, f"damaged at byte {offset}: {meaning}", filename)
         self.offset = offset
         self.meaning = meaning
 

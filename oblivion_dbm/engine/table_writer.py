@@ -36,7 +36,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oblivion_dbm.engine.filesystem import File, FileSystem
 
-_WRITE_SIZE = 1 << 20
+_WRITE_SIZE = 1 << 15
 
 
 class TableWriter:
@@ -83,6 +83,7 @@ class TableWriter:
         self._put(data)
 
     def _put(self, data: bytes) -> None:
+        """Write ``data`` behind what is there; small pieces are gathered first."""
         self._pending.append(data)
         self._pending_size += len(data)
         if self._pending_size >= _WRITE_SIZE:

@@ -187,6 +187,7 @@ class WAL:
         self.first_sequence = first_sequence
         self.prelude_end = DATA_AT + len(prelude)
         self.sealed = False
+        self.end = 0
         self._next_slot = 0
         self._file = filesystem.create(self.path, mode)
         try:
@@ -279,7 +280,7 @@ class WAL:
         self._next_slot ^= 1
 
     def seal(self, position: int) -> tuple[int, int, int]:
-        """End the segment: append SEAL and sync.
+        """End the segment: append SEAL.
 
         Returns (number, length, running crc) for the next segment's header.
         """
@@ -290,7 +291,8 @@ class WAL:
             self.target[position:end] = SEAL_RECORD
             self.words[0] = end
             self.sealed = True
-        self.sync(end)
+        self._cover(end)
+        self.end = end
         return self.number, end, self._running
 
     def follow(self, end: tuple[int, int, int]) -> None:

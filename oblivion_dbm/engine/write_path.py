@@ -74,6 +74,8 @@ class WritePath:
         self._manifest = Manifest(filesystem, directory, version, mode)
         self._compactor = Compactor(filesystem, directory, options, self._manifest, mode)
         self._wal: WAL | None = None
+        #: Sealed segments whose MemTables are no tables yet, oldest first.
+        self._sealed: list[WAL] = []
         self._quarantined: frozenset[int] = frozenset()
         self.failed: BaseException | None = None
         recovery = Recovery(filesystem, directory, version)
@@ -237,7 +239,9 @@ class WritePath:
         """Seal the segment and the MemTable; writes go to new ones.
 
         The new segment is durable and named before the old one is sealed, and
-        holds the old one's end before its first record.
+        holds the old one's end before its first record.  The old one is synced
+        by the flush that follows at once, as a table; if that fails, by the
+        next sync, before anything younger.
         """
         if self._wal is None:
             self._begin()
@@ -246,13 +250,16 @@ class WritePath:
         new = self._new_wal(b"")
         try:
             self._install_log(self.tree.version.with_log(new.number), new)
-            new.follow(old.seal(self.appender.position))
+            end = old.seal(self.appender.position)
+            if self._options.sync == FULL:
+                old.sync(old.end)  # readers see what is synced, the SEAL included
+            new.follow(end)
             memtable = self.tree.memtables[0]
             memtable.last_sequence = self._sequence
             memtable.lower_floor()
             self.tree.memtables.insert(0, MemTable(memtable.floor))
+            self._sealed.append(old)
             self._start(new)
-            old.close()
         except BaseException as problem:
             # Before the MANIFEST named the new segment nothing has happened;
             # from then on only reopening tells how far this came.
@@ -286,6 +293,9 @@ class WritePath:
                     raise
             self.tree.memtables.remove(memtable)
             self.tree.show()
+            for wal in [wal for wal in self._sealed if wal.number == memtable.log]:
+                self._sealed.remove(wal)
+                wal.close()
 
     def drop_cleared(self) -> None:
         """Remove the tables that a clear has hidden."""
@@ -344,7 +354,11 @@ class WritePath:
     # Sync and end.
 
     def _sync_log(self) -> None:
+        """Sync every segment with unsynced bytes, the oldest first."""
         try:
+            for wal in self._sealed:
+                if wal.synced < wal.end:
+                    wal.sync(wal.end)
             self._live().sync(self.appender.position)
         except BaseException as problem:
             self._stop(problem)
@@ -379,5 +393,7 @@ class WritePath:
     def close(self) -> None:
         """Let go of the log."""
         self.appender.target = self.appender.words = None
+        for wal in self._sealed:
+            wal.close()
         if self._wal is not None:
             self._wal.close()

@@ -62,13 +62,13 @@ _PUT_HEADS = [pack_head(PUT, length) for length in range(256)]
 _LENGTHS = [pack_length(length) for length in range(1024)]
 
 
-def _three_bits(index: int) -> int:
-    first, second = index & 63, index >> 6
-    return 1 << first | 1 << second | 1 << ((first * 5 + second * 27 + 13) & 63)
-
-
+_BITS = [1 << bit for bit in range(64)]
 #: Three bits of a filter word for each value of twelve bits of a hash.
-_MASKS = [_three_bits(index) for index in range(4096)]
+_MASKS = [
+    _BITS[low] | _BITS[high] | _BITS[(5 * low + 27 * high + 13) & 63]
+    for high in range(64)
+    for low in range(64)
+]
 
 
 class Appender:
@@ -399,13 +399,11 @@ def build_index(
     """
     slot_count = SLOTS_PER_PAIR * filter_pairs
     slots = array("Q", bytes(8 * (slot_count + PROBE_LIMIT)))
-    words = [0] * (2 * filter_pairs)
-    masks = _MASKS
+    filter_words = [0] * filter_pairs  # of 128 bits
+    masks, high_masks = _MASKS, [mask << 64 for mask in _MASKS]
     for digest, offset in zip(digests, accumulate(lengths, initial=start)):
         home = digest * slot_count >> 64
-        i = home >> 4 << 1
-        words[i] |= masks[digest & 4095]
-        words[i + 1] |= masks[digest >> 12 & 4095]
+        filter_words[home >> 4] |= masks[digest & 4095] | high_masks[digest >> 12 & 4095]
         if slots[home]:
             limit = home + PROBE_LIMIT
             while home < limit and slots[home]:
@@ -413,7 +411,7 @@ def build_index(
             if home == limit:
                 continue
         slots[home] = (digest & 0xFF_FFFF) << 40 | offset
-    return slots, array("Q", words)
+    return slots, array("Q", b"".join([word.to_bytes(16, "little") for word in filter_words]))
 
 
 def index_holds(slots: Any, slot_count: int, digest: int, offset: int) -> bool:
