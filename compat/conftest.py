@@ -40,7 +40,6 @@ OUTSIDE_US = {
     "Berkeley DB doesn't distinguish the empty value from the absent one": (
         "CPython's test says so wherever ndbm is Berkeley DB; it does not look at what is tested"
     ),
-    "no backend of this Python shows it": "a row of differences.md about other backends",
 }
 
 
