@@ -14,8 +14,8 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -51,14 +51,19 @@ class Disk(FileSystem):
         self.rate = rate
         self._boot = boot.to_bytes(16, "little")
         self.inodes: dict[str, Inode] = {}
+        self.all_inodes: list[Inode] = []
         self.durable_names: dict[str, Inode] = {}
         self.pending: list[tuple[str, str, Inode | None]] = []
         self.watch: Callable[[], None] = lambda: None
         if os.path.isdir(directory):
             for name in os.listdir(directory):
                 path = os.path.join(directory, name)
-                self.inodes[path] = Inode(path, Path(path).read_bytes())
+                self._found(path, Path(path).read_bytes())
             self.durable_names = dict(self.inodes)
+
+    def _found(self, path: str, durable: bytes) -> None:
+        self.inodes[path] = Inode(path, durable)
+        self.all_inodes.append(self.inodes[path])
 
     def boot(self) -> bytes:
         return self._boot
@@ -70,7 +75,7 @@ class Disk(FileSystem):
     def create(self, path: str, mode: int = 0o666) -> File:
         self._look()
         file = super().create(path, mode)
-        self.inodes[path] = Inode(path, b"")
+        self._found(path, b"")
         self.pending.append(("create", path, self.inodes[path]))
         return file
 
@@ -178,20 +183,20 @@ class Run:
         """Do random operations; the one in progress stands in the history already."""
         for _ in range(times):
             model = dict(self.history[-1])
-            act: Callable[[], Any]
+            act: Callable[[], object]
             kind = self.dice.randrange(20)
             key = b"%d" % self.dice.randrange(40)
             value = self.dice.randbytes(self.dice.choice([0, 10, 500, 5000]))
             if kind < 11:
                 model[key] = value
-                act = lambda key=key, value=value: engine.put(key, value)  # noqa: E731
+                act = partial(engine.put, key, value)
             elif kind < 14:
                 model.pop(key, None)
-                act = lambda key=key: engine.delete(key)  # noqa: E731
+                act = partial(engine.delete, key)
             elif kind < 17:
                 changes = {b"%d" % self.dice.randrange(40): value for _ in range(5)}
                 model.update(changes)
-                act = lambda changes=changes: engine.write(changes, False)  # noqa: E731
+                act = partial(engine.write, changes, False)
             elif kind < 18 and self.dice.random() < 0.5:
                 model.clear()
                 act = engine.clear
@@ -255,16 +260,14 @@ def test_after_a_crash_of_the_machine_a_prefix_is_there(tmp_path: Path, sync: st
             disk, engine = run.open(rate=0.02)
             run.operate(engine, 25)
             disk.watch()
-            for number, (state, promised, done) in enumerate(run.states):
+            for state, promised, done in run.states:
                 run.check(state, promised, done, str(tmp_path / "crashed"))
                 checked += 1
-                last = number == len(run.states) - 1
-            assert last
             # The power goes for good, and the next round begins with what is left.
             left, promised, done = run.states[-1]
             run.states.clear()
             engine.forked()
-            for inode in disk.inodes.values():
+            for inode in disk.all_inodes:
                 os.close(inode.descriptor)
             found = run.check(left, promised, done, str(tmp_path / "crashed"))
             shutil.rmtree(run.directory)

@@ -27,7 +27,6 @@ from oblivion_dbm.engine.kernel import (
     Lookup,
     build_index,
     combine,
-    cut,
     filter_admits,
     hash_keys,
     index_holds,
@@ -38,6 +37,7 @@ from oblivion_dbm.engine.kernel import (
     replay,
     split,
 )
+from oblivion_dbm.engine.merge import cut
 from oblivion_dbm.engine.record import (
     BATCH,
     CLEAR,

@@ -133,6 +133,7 @@ class Follower:
         if end < visible and not sealed:
             raise segment.explain(end)
         recovery.ends[place], recovery.sealed[place] = end, sealed
+        self.tree.memtables[0].floor = None  # it knows of writes to its own layers only
         self._watched = segment.words
         self._appended = appended if end >= appended else -1
 

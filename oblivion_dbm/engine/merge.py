@@ -9,7 +9,9 @@ newest, sort.
 
 from __future__ import annotations
 
-from oblivion_dbm.engine.kernel import combine, cut
+from bisect import bisect_left, bisect_right
+
+from oblivion_dbm.engine.kernel import combine
 from oblivion_dbm.engine.record import DELETE
 
 TYPE_CHECKING = False
@@ -62,6 +64,19 @@ def merge(sources: Iterable[Iterator[Chunk]], reverse: bool = False) -> Iterator
     if live:
         yield heads[0]
         yield from live[0]
+
+
+def cut(
+    keys: list[bytes], records: list[bytes], bound: bytes, reverse: bool
+) -> tuple[tuple[list[bytes], list[bytes]], tuple[list[bytes], list[bytes]]]:
+    """Cut a chunk at ``bound`` into (what comes first, what is left).
+
+    Forward, what comes first has keys <= bound; in reverse, keys >= bound.
+    Both parts stay in ascending order.
+    """
+    at = bisect_left(keys, bound) if reverse else bisect_right(keys, bound)
+    below, above = (keys[:at], records[:at]), (keys[at:], records[at:])
+    return (above, below) if reverse else (below, above)
 
 
 def without_tombstones(chunks: Iterable[Chunk]) -> Iterator[Chunk]:

@@ -101,16 +101,20 @@ class Recovery:
             for number in version.logs:
                 segment = Segment(filesystem, directory, number, bytes.fromhex(version.store_id))
                 self.segments.append(segment)
-                self._recover(segment)
+            # Before any record: a live writer may go on to the next segment
+            # while this one is read, and what counts is the earlier moment.
+            self._chains = [segment.chain() for segment in self.segments]
+            for place, segment in enumerate(self.segments):
+                self._recover(place, segment)
         except BaseException:
             self.close()
             raise
 
-    def _recover(self, segment: Segment) -> None:
+    def _recover(self, place: int, segment: Segment) -> None:
         """Replay one segment, the oldest that is left."""
         memtable = MemTable()
         end, sealed = DATA_AT, False
-        if not self._begun(segment):
+        if not self._begun(place, segment):
             if segment.boot != self.boot:
                 self._drop(segment, segment.prelude_end)
         else:
@@ -118,17 +122,17 @@ class Recovery:
         self.memtables.append(memtable)
         self.ends.append(end)
         self.sealed.append(sealed)
-        if end > DATA_AT or len(self.segments) == 1:
+        if end > DATA_AT or place == 0:
             self.sequence = segment.first_sequence + max(0, end - segment.prelude_end)
 
-    def _begun(self, segment: Segment) -> bool:
+    def _begun(self, place: int, segment: Segment) -> bool:
         """Tell whether this segment continues the log; raise if it must and does not."""
-        chain = segment.chain()
-        if len(self.segments) == 1:
+        if place == 0:
             return True
-        before = self.segments[-2]
+        before, chain = self.segments[place - 1], self._chains[place]
         if self._over or chain is None:
-            if segment.boot == self.boot and segment.appended > segment.prelude_end:
+            same_boot = segment.boot == self.boot and not self._readable_only
+            if same_boot and segment.appended > segment.prelude_end:
                 meaning = "records, but no end of the log before it"
                 raise CorruptionError(segment.path, DATA_AT, meaning)
             self._over = True

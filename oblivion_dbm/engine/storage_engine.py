@@ -20,7 +20,6 @@ from oblivion_dbm.engine.filesystem import FileSystem, after_fork
 from oblivion_dbm.engine.follower import Follower
 from oblivion_dbm.engine.lock import WriterLock
 from oblivion_dbm.engine.manifest import Manifest, load
-from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.record import BATCH, CLEAR, DELETE, LONGEST, PUT, encode
 from oblivion_dbm.engine.recovery import apply_batch
 from oblivion_dbm.engine.version import Version
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from oblivion_dbm.engine.options import Options
     from oblivion_dbm.engine.snapshot import Shape
     from oblivion_dbm.engine.tree import Tree
 
@@ -259,9 +259,11 @@ class Writer(StorageEngine):
             apply_batch(value, self.tree.memtables[0])
             self.tree.show()
 
-        self._path.appender.append(encode(BATCH, b"", value), apply)
-        if cleared:
-            self._path.drop_cleared()
+        with self.lock:
+            self._path.appender.append(encode(BATCH, b"", value), apply)
+            if cleared:
+                with self._path.work():
+                    self._path.drop_cleared()
 
     def clear(self) -> None:
         """Remove everything: one record, and one new MANIFEST where there are tables."""
@@ -270,26 +272,31 @@ class Writer(StorageEngine):
             self.tree.memtables[0].reset(cleared=True)
             self.tree.show()
 
-        self._path.appender.append(CLEAR_RECORD, apply)
-        self._path.drop_cleared()
+        with self.lock:
+            self._path.appender.append(CLEAR_RECORD, apply)
+            with self._path.work():
+                self._path.drop_cleared()
 
     def flush(self) -> None:
         """Turn the MemTable into a table; return once it is on the disk."""
         with self.lock:
-            self.check_writable()
-            self._path.flush()
+            self.check()
+            with self._path.work():
+                self._path.flush()
 
     def compact(self) -> None:
         """Merge everything into one run without tombstones.  O(store)."""
         with self.lock:
-            self.check_writable()
-            self._path.compact()
+            self.check()
+            with self._path.work():
+                self._path.compact()
 
     def sync(self) -> None:
         """Return once everything written is on the disk; recovered records too."""
         with self.lock:
-            self.check_writable()
-            self._path.sync()
+            self.check()
+            with self._path.work():
+                self._path.sync()
 
     def stats(self) -> dict[str, Any]:
         """Return figures for people: see ``Database.stats``."""
@@ -311,6 +318,7 @@ class Writer(StorageEngine):
         with self.lock:
             if self.ended is not None:
                 return
+            self._path.check_idle()
             try:
                 self._path.settle()
             finally:
@@ -333,22 +341,7 @@ def open_store(
     something else, and where another writer has it.
     """
     filesystem = filesystem or FileSystem()
-    kind, names = filesystem.kind(path), []
-    if kind == "directory":
-        names = filesystem.list(path)
-        if filenames.MANIFEST in names:
-            kind = "store"
-        elif all(filenames.is_ours(name) and not filenames.parse(name) for name in names):
-            kind = "missing"  # empty, or a creation that was cut short
-    if kind == "missing" and flag in "rw":
-        raise error(errno.ENOENT, "there is no store here; use flag 'c' or 'n' to make one", path)
-    if kind == "directory":
-        raise error(
-            errno.ENOTEMPTY, f"expected a store, found a directory with {names[0]!r} in it", path
-        )
-    if kind == "other" or (kind == "file" and flag != "n"):
-        meaning = f"expected a store, which is a directory, found {_NAMES[kind]}"
-        raise error(errno.ENOTDIR, meaning, path)
+    kind = _what_is_at(filesystem, path, flag)
     if flag == "r":
         return Reader(filesystem, path, options)
     if kind == "file":
@@ -356,7 +349,11 @@ def open_store(
     if kind == "store" and flag != "n":
         load(filesystem, path)  # damage, or a newer format: before the lock is taken
     elif filesystem.kind(path) == "missing":
-        filesystem.make_directory(path, mode | (mode & 0o444) >> 2)
+        try:
+            filesystem.make_directory(path, mode | (mode & 0o444) >> 2)
+        except error:  # another process may have been faster; the lock decides
+            if filesystem.kind(path) != "directory":
+                raise
     lock = WriterLock(filesystem, path, options.lock_timeout, mode)
     try:
         version = _current_version(filesystem, path, flag, lock, mode)
@@ -364,6 +361,26 @@ def open_store(
     except BaseException:
         lock.release()
         raise
+
+
+def _what_is_at(filesystem: FileSystem, path: str, flag: str) -> str:
+    """Return "store", "missing" or "file"; raise for what ``flag`` cannot open or replace."""
+    kind = filesystem.kind(path)
+    if kind == "directory":
+        names = filesystem.list(path)
+        if filenames.MANIFEST in names:
+            return "store"
+        strange = [name for name in names if filenames.parse(name) or not filenames.is_ours(name)]
+        if strange:
+            meaning = f"expected a store, found a directory with {strange[0]!r} in it"
+            raise error(errno.ENOTEMPTY, meaning, path)
+        kind = "missing"  # empty, or a creation that was cut short
+    if kind == "missing" and flag in "rw":
+        raise error(errno.ENOENT, "there is no store here; use flag 'c' or 'n' to make one", path)
+    if kind == "other" or (kind == "file" and flag != "n"):
+        meaning = f"expected a store, which is a directory, found {_NAMES[kind]}"
+        raise error(errno.ENOTDIR, meaning, path)
+    return kind
 
 
 def _current_version(
@@ -392,14 +409,17 @@ def _current_version(
 
 
 def remove_store(path: str, filesystem: FileSystem | None = None) -> None:
-    """Delete the store at ``path``, and nothing that is not one.
+    """Delete the store at ``path``, damaged or not, and nothing that is not one.
 
     Raises ``error``, before anything has changed, where there is none, where
     the directory holds files that are not the store's, or where it is in use.
     """
     filesystem = filesystem or FileSystem()
-    open_store(path, "w", Options(), filesystem=filesystem).close()
-    names = filesystem.list(path)
+    if filesystem.kind(path) == "missing":
+        raise error(errno.ENOENT, "there is no store here", path)
+    names = filesystem.list(path) if filesystem.kind(path) == "directory" else []
+    if filenames.MANIFEST not in names:
+        raise error(errno.ENOTDIR, "this is no store: it has no MANIFEST", path)
     strange = [name for name in names if not filenames.is_ours(name)]
     if strange:
         raise error(errno.ENOTEMPTY, f"{strange[0]!r} is not part of the store", path)

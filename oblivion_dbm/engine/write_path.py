@@ -13,16 +13,18 @@ called again after it failed or was interrupted.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from errno import EIO
 
 from oblivion_dbm.engine import filenames
 from oblivion_dbm.engine.compactor import Compactor
-from oblivion_dbm.engine.kernel import Appender
+from oblivion_dbm.engine.kernel import BUSY, Appender, refuse
 from oblivion_dbm.engine.manifest import Manifest
 from oblivion_dbm.engine.memtable import OVERHEAD as KEY_OVERHEAD
 from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.options import FULL, OFF
 from oblivion_dbm.engine.policy import choose, everything
+from oblivion_dbm.engine.record import DELETE
 from oblivion_dbm.engine.recovery import Recovery
 from oblivion_dbm.engine.tree import Tree
 from oblivion_dbm.engine.wal import DATA_AT, WAL
@@ -31,6 +33,7 @@ from oblivion_dbm.errors import CorruptionError, error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import RLock
+    from collections.abc import Iterator
     from typing import Any
 
     from oblivion_dbm.engine.filesystem import FileSystem
@@ -77,6 +80,7 @@ class WritePath:
         #: Sealed segments whose MemTables are no tables yet, oldest first.
         self._sealed: list[WAL] = []
         self._quarantined: frozenset[int] = frozenset()
+        self._working = False
         self.failed: BaseException | None = None
         recovery = Recovery(filesystem, directory, version)
         recovery.close()
@@ -93,10 +97,16 @@ class WritePath:
                 self._begin()  # what this handle shows is on the disk
 
     def check(self) -> None:
-        """Raise if writing has stopped for good."""
+        """Raise if writing has stopped for good, or is under way in this very thread."""
+        self.check_idle()
         problem = self.failed or self._manifest.failed
         if problem is not None:
             raise error(EIO, f"writing stopped: {problem}", self._directory) from problem
+
+    def check_idle(self) -> None:
+        """Raise for a signal handler that arrived inside a write of its own thread."""
+        if self._working or self.appender.position == BUSY:
+            refuse()
 
     def _stop(self, problem: BaseException) -> None:
         """Stop writing for good."""
@@ -110,13 +120,32 @@ class WritePath:
         if self.failed is None:
             self.failed = error("the handle has ended")
 
+    @contextmanager
+    def work(self) -> Iterator[None]:
+        """Be the context in which every step runs; raise where one is under way.
+
+        The only one who can find it so is a signal handler, since the mutex is
+        held.  No write gets past the steps before ``_make_room`` has run again.
+        """
+        self.check()
+        self._working = True
+        self.appender.limit = -1
+        try:
+            yield
+        finally:
+            self._working = False
+
     # Room: called by the appender when a record does not fit.
 
     def _make_room(self, length: int) -> None:
         self.tree.check()
-        self.check()
+        with self.work():
+            self._make_room_for(length)
+
+    def _make_room_for(self, length: int) -> None:
         if self._wal is None:
             self._begin()
+            self._compact_due()
         elif len(self.tree.memtables) > 1 or self._memory() >= self._options.memtable_limit:
             if len(self.tree.memtables) == 1:
                 self.rotate()
@@ -148,6 +177,8 @@ class WritePath:
         self._keep_lost()
         memtable = self.tree.memtables[0]
         records = memtable.merged()
+        if memtable.cleared or not self.tree.version.runs:
+            records = {key: record for key, record in records.items() if record[0] != DELETE}
         if sum(map(len, records.values())) <= LARGEST_PRELUDE:
             wal = self._new_wal(b"".join(records.values()))
             version = self.tree.version
@@ -299,10 +330,9 @@ class WritePath:
 
     def drop_cleared(self) -> None:
         """Remove the tables that a clear has hidden."""
-        with self.appender.lock:
-            if self.tree.version.runs:
-                self.rotate()
-                self.flush_sealed()
+        if self.tree.version.runs:
+            self.rotate()
+            self.flush_sealed()
 
     def _write_table(self, memtable: MemTable, logs: tuple[int, ...]) -> tuple[Version, Run | None]:
         """Write the oldest MemTable as a run; return the Version that has it for ``logs``."""
@@ -322,7 +352,7 @@ class WritePath:
 
     def _live_after(self, memtable: MemTable) -> int | None:
         """Return the live keys in the tables once ``memtable`` is one, None if not counted."""
-        if not self.tree.counting or memtable.cleared:
+        if not self.tree.counting or self.tree.cleared:
             return None
         older = len(memtable.layers)
         return self.tree.base_count() + sum(self.tree.layer_changes()[-older:])
@@ -375,11 +405,12 @@ class WritePath:
         """Leave things as the next opening likes them: synced, and little in the log."""
         if self.failed is not None or self._manifest.failed is not None:
             return
-        if self._wal is not None and self.appender.position - DATA_AT > LARGEST_LEFT_OPEN:
-            self.rotate()
-            self.flush_sealed()
-        if self._options.sync != OFF:
-            self.sync()
+        with self.work():
+            if self._wal is not None and self.appender.position - DATA_AT > LARGEST_LEFT_OPEN:
+                self.rotate()
+                self.flush_sealed()
+            if self._options.sync != OFF:
+                self.sync()
 
     def stats(self) -> dict[str, Any]:
         """Return figures for people."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from oblivion_dbm.engine.filesystem import environment
 from oblivion_dbm.engine.kernel.pure import (
+    BUSY,
     PROBE_LIMIT,
     SLOTS_PER_PAIR,
     Appender,
     Lookup,
     build_index,
     combine,
-    cut,
     filter_admits,
     hash_keys,
     index_holds,
@@ -23,11 +23,13 @@ from oblivion_dbm.engine.kernel.pure import (
     live_keys,
     live_values,
     pairs,
+    refuse,
     replay,
     split,
 )
 
 __all__ = [
+    "BUSY",
     "NAME",
     "PROBE_LIMIT",
     "SLOTS_PER_PAIR",
@@ -35,7 +37,6 @@ __all__ = [
     "Lookup",
     "build_index",
     "combine",
-    "cut",
     "filter_admits",
     "hash_keys",
     "index_holds",
@@ -43,6 +44,7 @@ __all__ = [
     "live_keys",
     "live_values",
     "pairs",
+    "refuse",
     "replay",
     "split",
 ]

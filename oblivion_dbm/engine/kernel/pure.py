@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from contextlib import suppress
 from errno import EDEADLK
 from itertools import accumulate, pairwise, repeat
@@ -164,7 +164,7 @@ class Appender:
     def reserve(self, length: int) -> tuple[int, int]:
         """Return (start, end) of room for ``length`` bytes, made where there is none."""
         if self.position == BUSY:
-            raise error(EDEADLK, "the store is in the middle of a write of this very thread")
+            refuse()
         if self.position + length > self.limit:
             self.make_room(length)
         return self.position, self.position + length
@@ -185,6 +185,11 @@ class Appender:
             # A target that can fail wipes by itself what it could not store.
             with suppress(error):
                 self.target[start:end] = bytes(end - start)
+
+
+def refuse() -> None:
+    """Raise for a signal handler that writes inside a write of its own thread."""
+    raise error(EDEADLK, "the store is in the middle of a write of this very thread")
 
 
 class Lookup:
@@ -260,8 +265,8 @@ def _head_of(key_length: int) -> Callable[[Any, int], tuple[int, bytes, int]]:
     """Return what reads (key length, key, value length) behind a record's op."""
     read = struct.Struct(f"<I{key_length}sI").unpack_from
     if key_length < 256:
-        _HEADS[key_length] = read  # type: ignore[assignment]  # three fields, by the format
-    return read  # type: ignore[return-value]  # three fields, by the format
+        _HEADS[key_length] = read
+    return read
 
 
 _HEADS: dict[int, Callable[[Any, int], tuple[int, bytes, int]]] = {}
@@ -434,16 +439,3 @@ def filter_admits(words: Any, slot_count: int, digest: int) -> bool:
     i = (digest * slot_count >> 64) >> 4 << 1
     low, high = _MASKS[digest & 4095], _MASKS[digest >> 12 & 4095]
     return bool(words[i] & low == low and words[i + 1] & high == high)
-
-
-def cut(
-    keys: list[bytes], records: list[bytes], bound: bytes, reverse: bool
-) -> tuple[tuple[list[bytes], list[bytes]], tuple[list[bytes], list[bytes]]]:
-    """Cut a chunk at ``bound`` into (what comes first, what is left).
-
-    Forward, what comes first has keys <= bound; in reverse, keys >= bound.
-    Both parts stay in ascending order.
-    """
-    at = bisect_left(keys, bound) if reverse else bisect_right(keys, bound)
-    below, above = (keys[:at], records[:at]), (keys[at:], records[at:])
-    return (above, below) if reverse else (below, above)
