@@ -1,0 +1,121 @@
+"""A snapshot is the state at one moment, and a scan is a walk over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oblivion_dbm.engine.filesystem import FileSystem
+from oblivion_dbm.engine.kernel import live_keys, pairs
+from oblivion_dbm.engine.memtable import Layer
+from oblivion_dbm.engine.record import DELETE, PUT, encode
+from oblivion_dbm.engine.snapshot import Scan, Snapshot
+from oblivion_dbm.engine.sstable import SSTable
+from oblivion_dbm.engine.table_writer import TableWriter
+
+Table = dict[bytes, bytes | None]
+KEYS = st.integers(0, 30).map(lambda number: b"%02d" % number)
+TABLES = st.dictionaries(KEYS, st.one_of(st.none(), st.binary(max_size=3)), max_size=20)
+BOUNDS = st.one_of(st.none(), KEYS)
+
+
+def record(key: bytes, value: bytes | None) -> bytes:
+    return encode(DELETE, key, b"") if value is None else encode(PUT, key, value)
+
+
+def layer_of(table: Table) -> Layer:
+    layer = Layer()
+    layer.records.update((key, record(key, value)) for key, value in table.items())
+    layer.order()
+    return layer
+
+
+def run_of(folder: Path, table: Table, part_size: int) -> list[SSTable]:
+    """Write a run of tables of ``part_size`` keys each."""
+    keys, tables = sorted(table), []
+    for start in range(0, len(keys), part_size):
+        part = keys[start : start + part_size]
+        writer = TableWriter(FileSystem(), str(folder), len(list(folder.iterdir())), 7)
+        writer.add(part, [record(key, table[key]) for key in part], 0)
+        info = writer.finish(bytes(16), level=0, part=0, parts=1, sequences=(0, 0))
+        tables.append(SSTable(FileSystem(), str(folder), info, bytes(16)))
+    return tables
+
+
+def flat(chunks: Iterator[tuple[list[bytes], list[bytes]]], reverse: bool) -> list[bytes]:
+    found: list[bytes] = []
+    for keys, _ in chunks:
+        found += reversed(keys) if reverse else keys
+    return found
+
+
+@given(
+    st.lists(TABLES, max_size=3),
+    st.lists(TABLES, max_size=3),
+    st.tuples(BOUNDS, BOUNDS, st.booleans(), st.integers(1, 9)),
+)
+def test_a_snapshot_is_its_layers_over_its_runs(
+    tmp_path_factory: pytest.TempPathFactory,
+    layers: list[Table],
+    runs: list[Table],
+    how: tuple[bytes | None, bytes | None, bool, int],
+) -> None:
+    start, stop, reverse, part_size = how
+    folder = tmp_path_factory.mktemp("tables")
+    snapshot = Snapshot(
+        [layer_of(layer) for layer in layers], [run_of(folder, run, part_size) for run in runs]
+    )
+    model: Table = {}
+    for table in [*reversed(runs), *reversed(layers)]:
+        model.update(table)
+    inside = [k for k in model if (start or b"") <= k and (stop is None or k < stop)]
+    found = flat(snapshot.chunks(start, stop, reverse), reverse)
+    assert found == sorted(inside, reverse=reverse)
+    scan = Scan(snapshot).items(pairs, start, stop, reverse)
+    live = [(key, value) for key in inside if (value := model[key]) is not None]
+    assert list(scan) == sorted(live, reverse=reverse)
+
+
+def test_only_tables_within_the_bounds_are_read(tmp_path: Path) -> None:
+    table: Table = {b"%02d" % number: b"" for number in range(30)}
+    run = run_of(tmp_path, table, 10)
+    run[0].close()
+    run[2].close()
+    snapshot = Snapshot([], [run])
+    assert flat(snapshot.chunks(b"10", b"20"), False) == sorted(table)[10:20]
+    assert flat(snapshot.chunks(b"10", b"20", True), True) == sorted(table)[19:9:-1]
+    with pytest.raises(ValueError, match=r"closed|released"):
+        flat(snapshot.chunks(b"09", b"20"), False)
+
+
+def scan_of(count: int, reverse: bool = False) -> tuple[Scan, Iterator[bytes]]:
+    scan = Scan(Snapshot([layer_of({b"%04d" % number: b"" for number in range(count)})], []))
+    return scan, scan.items(live_keys, None, None, reverse)
+
+
+class EndedError(Exception):
+    """What ends a scan here."""
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("taken", [0, 1, 15, 16, 17, 500, 1000])
+def test_a_scan_that_was_ended_raises_at_the_next_item(taken: int, reverse: bool) -> None:
+    scan, items = scan_of(1000, reverse)
+    assert len(list(islice(items, taken))) == taken
+    scan.end(EndedError("ended"))
+    with pytest.raises(EndedError):
+        next(items)
+
+
+def test_a_scan_of_nothing_ends_by_itself_or_raises_once_ended() -> None:
+    _, items = scan_of(0)
+    assert list(items) == []
+    scan, items = scan_of(0)
+    scan.end(EndedError("ended"))
+    with pytest.raises(EndedError):
+        next(items)

@@ -1,0 +1,195 @@
+"""The tree in memory: MemTables over the runs of a Version, read as one."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+
+from oblivion_dbm import CorruptionError, error
+from oblivion_dbm.engine.compactor import Compactor
+from oblivion_dbm.engine.filesystem import FileSystem
+from oblivion_dbm.engine.kernel import pairs, replay
+from oblivion_dbm.engine.manifest import Manifest
+from oblivion_dbm.engine.memtable import MemTable
+from oblivion_dbm.engine.options import Options
+from oblivion_dbm.engine.record import DELETE, PUT, encode
+from oblivion_dbm.engine.tree import Tree
+from oblivion_dbm.engine.version import Run, Version
+
+Table = dict[bytes, bytes | None]
+SYSTEM = FileSystem()
+
+
+def record(key: bytes, value: bytes | None) -> bytes:
+    return encode(DELETE, key, b"") if value is None else encode(PUT, key, value)
+
+
+def write(memtable: MemTable, table: Table) -> None:
+    for key, value in table.items():
+        whole = record(key, value)
+        replay(whole, 0, len(whole), memtable.top.records, memtable.top.tombstones)
+
+
+class Forest:
+    """Makes Versions with runs of tables in one directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = str(folder)
+        self.manifest = Manifest(SYSTEM, self.folder, Version("00" * 16, 7, live=None))
+
+    def run(self, table: Table) -> Run:
+        compactor = Compactor(SYSTEM, self.folder, Options(table_limit=1), self.manifest, 0o666)
+        records = {key: record(key, value) for key, value in table.items()}
+        run = compactor.flush(records, (0, 1), tombstones=True, drop_tombstones=False)
+        assert run is not None
+        return run
+
+    def tree(self, *runs: Table) -> Tree:
+        version = self.manifest.version.replace(runs=tuple(self.run(run) for run in runs))
+        tree = Tree(SYSTEM, self.folder, version)
+        tree.show()
+        return tree
+
+
+@pytest.fixture
+def forest(tmp_path: Path) -> Forest:
+    return Forest(tmp_path)
+
+
+def contents(tree: Tree) -> dict[bytes, bytes]:
+    return dict(tree.scan(pairs, None, None, False))
+
+
+def test_an_empty_tree_has_nothing(forest: Forest) -> None:
+    tree = forest.tree()
+    assert tree.lookup.value(b"a") is None
+    assert contents(tree) == {}
+    assert tree.first() is None
+    assert tree.count() == 0
+
+
+def test_memtables_hide_newer_runs_and_these_hide_older_ones(forest: Forest) -> None:
+    tree = forest.tree({b"a": b"2", b"b": None, b"c": b"2"}, {b"a": b"1", b"b": b"1", b"d": b"1"})
+    write(tree.memtables[0], {b"c": None, b"e": b"3"})
+    tree.show()
+    expected = {b"a": b"2", b"d": b"1", b"e": b"3"}
+    assert {key: tree.lookup.value(key) for key in expected} == expected
+    assert [tree.lookup.value(key) for key in (b"b", b"c", b"x")] == [None] * 3
+    assert contents(tree) == expected
+    assert tree.first() == b"a"
+    assert tree.count() == 3
+
+
+def test_a_cleared_memtable_hides_everything_older(forest: Forest) -> None:
+    tree = forest.tree({b"a": b"1"})
+    write(tree.memtables[0], {b"b": b"2"})
+    tree.memtables.insert(0, MemTable())
+    tree.memtables[0].reset(cleared=True)
+    write(tree.memtables[0], {b"c": b"3"})
+    tree.show()
+    assert tree.cleared
+    assert contents(tree) == {b"c": b"3"}
+    assert tree.lookup.value(b"a") is tree.lookup.value(b"b") is None
+    assert (tree.count(), tree.base_count(), tree.first()) == (1, 0, b"c")
+
+
+def test_a_snapshot_stands_still_while_the_tree_goes_on(forest: Forest) -> None:
+    tree = forest.tree({b"a": b"1"})
+    write(tree.memtables[0], {b"b": b"1"})
+    scan = tree.scan(pairs, None, None, False)
+    write(tree.memtables[0], {b"a": None, b"b": b"2", b"c": b"2"})
+    tree.show()
+    assert list(scan) == [(b"a", b"1"), (b"b", b"1")]
+    assert contents(tree) == {b"b": b"2", b"c": b"2"}
+
+
+def test_the_count_is_kept_as_keys_come_and_go(forest: Forest) -> None:
+    tree = forest.tree({b"a": b"1", b"b": b"1"}, {b"c": b"1", b"a": None})
+    assert tree.count() == 3
+    steps: list[tuple[Table, int]] = [
+        ({b"d": b"1"}, 4),
+        ({b"a": None, b"never": None}, 3),
+        ({b"a": b"back"}, 4),
+        ({b"b": b"changed"}, 4),
+    ]
+    for change, expected in steps:
+        write(tree.memtables[0], change)
+        assert tree.count() == expected == len(contents(tree))
+
+
+def test_counting_walks_the_tables_once(forest: Forest) -> None:
+    tree = forest.tree({b"a": b"1", b"b": b"1"})
+    assert tree.version.live is None
+    assert tree.count() == 2
+    assert tree.version.live == 2
+
+
+def test_first_skips_tombstones_and_comes_back_down_for_smaller_keys(forest: Forest) -> None:
+    tree = forest.tree({b"%03d" % number: b"" for number in range(100)})
+    for number in range(50):
+        assert tree.first() == b"%03d" % number
+        write(tree.memtables[0], {b"%03d" % number: None})
+    write(tree.memtables[0], {b"010": b"again"})
+    assert tree.first() == b"010"
+    write(tree.memtables[0], {b"010": None, b"": b"smallest"})
+    assert tree.first() == b""
+
+
+def test_adopting_opens_what_is_new_and_keeps_what_is_open(forest: Forest) -> None:
+    tree = forest.tree({b"a": b"1"})
+    old = dict(tree.tables)
+    newer = forest.run({b"b": b"1"})
+    tree.adopt(tree.version.replace(runs=(newer, *tree.version.runs)))
+    tree.show()
+    assert contents(tree) == {b"a": b"1", b"b": b"1"}
+    assert all(tree.tables[number] is table for number, table in old.items())
+    tree.adopt(tree.version.replace(runs=(newer,)))
+    tree.show()
+    assert contents(tree) == {b"b": b"1"}
+
+
+def test_a_version_that_does_not_open_is_not_adopted(forest: Forest) -> None:
+    tree = forest.tree({b"a": b"1"})
+    before = tree.version
+    good, bad = forest.run({b"b": b"1"}), forest.run({b"c": b"1"})
+    path = Path(forest.folder, f"{bad.tables[0].number:06d}.sst")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CorruptionError):
+        tree.adopt(before.replace(runs=(good, bad, *before.runs)))
+    tree.show()
+    assert tree.version == before
+    assert contents(tree) == {b"a": b"1"}
+
+
+def test_tables_and_layers_are_let_go_once_no_scan_needs_them(forest: Forest) -> None:
+    tree = forest.tree({b"a": b"1"})
+    scan = tree.scan(pairs, None, None, False)
+    (number,) = tree.tables
+    table = weakref.ref(tree.tables[number])
+    tree.adopt(tree.version.replace(runs=()))
+    tree.show()
+    gc.collect()
+    assert table() is not None
+    assert list(scan) == [(b"a", b"1")]
+    del scan
+    gc.collect()
+    assert table() is None
+
+
+def test_a_tree_that_has_ended_raises_from_every_side(forest: Forest) -> None:
+    tree = forest.tree({b"a": b"1", b"b": b"2"})
+    begun, fresh = (tree.scan(pairs, None, None, False) for _ in range(2))
+    assert next(begun) == (b"a", b"1")
+    problem = error("ended")
+    tree.end(problem)
+    for scan in (begun, fresh):
+        with pytest.raises(error, match="ended"):
+            next(scan)
+    for _ in range(2):
+        with pytest.raises(error, match="ended"):
+            tree.lookup.value(b"a")
+        with pytest.raises(error, match="ended"):
+            tree.check()
