@@ -141,8 +141,6 @@ class Follower:
         """Follow no more: what a forked child does, whose parent may hold the old lock."""
         self._lock = lock
         self._recovery = None
-        self._watched = (self._appended,)
-        self._word.words = (self._generation,)
 
     def close(self) -> None:
         """Let go of all files."""

@@ -87,7 +87,7 @@ def parse(data: bytes, path: str) -> Version:
         raise CorruptionError(path, 0, f"expected a MANIFEST, found {bytes(data[:24])!r}")
     body_end = data.rfind(b"crc ")
     expected = f"crc {crc32c(data[: max(body_end, 0)]):08x}\n".encode("ascii")
-    if body_end < 0 or data[body_end:] != expected:
+    if data[:body_end][-1:] != b"\n" or data[body_end:] != expected:
         raise CorruptionError(path, max(body_end, 0), "the MANIFEST's crc does not match")
     if first[1:] != [str(FORMAT).encode()]:
         found = b" ".join(first[1:]).decode("ascii", "replace")

@@ -7,10 +7,11 @@ above it the first bad record ends the log.
 
 from __future__ import annotations
 
+from oblivion_dbm.engine.filenames import lost as lost_name
 from oblivion_dbm.engine.kernel import replay
 from oblivion_dbm.engine.memtable import Layer, MemTable
 from oblivion_dbm.engine.record import BATCH, CLEAR, SEAL, BadRecord, read
-from oblivion_dbm.engine.wal import DATA_AT, Segment
+from oblivion_dbm.engine.wal import APPENDED_AT, DATA_AT, Segment
 from oblivion_dbm.errors import CorruptionError
 
 TYPE_CHECKING = False
@@ -66,6 +67,20 @@ class Lost:
         self.number = number
         self.offset = offset
         self.data = data
+
+
+def keep_lost(lost: list[Lost], filesystem: FileSystem, directory: str, mode: int) -> None:
+    """Write what recovery dropped into files of their own, which stay."""
+    for tail in lost:
+        path = filesystem.join(directory, lost_name(tail.number))
+        if filesystem.kind(path) != "missing":
+            filesystem.remove(path)  # a try that was cut short: same log, same bytes
+        file = filesystem.create(path, mode)
+        try:
+            filesystem.write(file, 0, tail.data)
+            filesystem.sync(file)
+        finally:
+            filesystem.close(file)
 
 
 class Recovery:
@@ -153,6 +168,9 @@ class Recovery:
         same_boot = segment.boot == self.boot
         synced, running = segment.synced()
         required = segment.appended if same_boot else synced
+        if same_boot and required < max(synced, segment.prelude_end):
+            meaning = f"appended-up-to is {required}, below what is synced"
+            raise CorruptionError(segment.path, APPENDED_AT, meaning)
         limit = len(segment.buffer)
         if self._readable_only and same_boot:
             limit = min(limit, synced if segment.synced_only else required)

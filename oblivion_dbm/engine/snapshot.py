@@ -91,7 +91,7 @@ class Scan:
             if self._problem is not None:
                 break
         if self._problem is not None:
-            raise self._problem
+            raise type(self._problem)(*self._problem.args)
 
     def end(self, problem: Exception) -> None:
         """Make the walk raise ``problem`` when its next item is asked for."""

@@ -36,7 +36,7 @@ class Ended:
 
     def get(self, key: bytes) -> bytes:
         """Raise."""
-        raise self.problem
+        raise type(self.problem)(*self.problem.args)
 
 
 class Tree:
@@ -168,6 +168,15 @@ class Tree:
             changes.append(layer.live_change(Lookup(self.version.seed, ({}, below, runs)).value))
         return changes
 
+    def live_once_flushed(self, memtable: MemTable) -> int | None:
+        """Return the live keys in the tables once ``memtable``, the oldest, is one.
+
+        None where nobody has asked for a count, or a clear makes it meaningless.
+        """
+        if not self.counting or self.cleared:
+            return None
+        return self.base_count() + sum(self.layer_changes()[-len(memtable.layers) :])
+
     def scan(
         self, shape: Shape, start: bytes | None, stop: bytes | None, reverse: bool
     ) -> Iterator[Any]:
@@ -183,7 +192,8 @@ class Tree:
     def check(self) -> None:
         """Raise if the tree has ended."""
         if self.ended is not None:
-            raise self.ended
+            # A new one each time: a traceback grows with every raise.
+            raise type(self.ended)(*self.ended.args)
 
     def end(self, problem: Exception) -> None:
         """Let every later read, iterators included, raise ``problem``; let go of all."""

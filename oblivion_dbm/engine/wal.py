@@ -53,7 +53,7 @@ _HEADER = Struct("<8sII16sQQQ16sII")
 _CHAIN = Struct("<QQII")
 _CHAIN_AT = 128
 _APPENDED = Struct("<Q")
-_APPENDED_AT = 192
+APPENDED_AT = 192
 _SLOT = Struct("<QII")
 _SLOTS_AT = (512, 1024)
 
@@ -144,10 +144,10 @@ class PositionedWord:
 
     def __init__(self, target: PositionedFile) -> None:
         self._target = target
-        self._value: int = _APPENDED.unpack(target[_APPENDED_AT : _APPENDED_AT + 8])[0]
+        self._value: int = _APPENDED.unpack(target[APPENDED_AT : APPENDED_AT + 8])[0]
 
     def __setitem__(self, index: int, value: int) -> None:
-        self._target[_APPENDED_AT : _APPENDED_AT + 8] = _APPENDED.pack(value)
+        self._target[APPENDED_AT : APPENDED_AT + 8] = _APPENDED.pack(value)
         self._value = value
 
     def __getitem__(self, index: int) -> int:
@@ -231,7 +231,7 @@ class WAL:
         """Give the segment ``capacity`` bytes of room on the disk and map them."""
         self.filesystem.allocate(self._file, capacity)
         target = self.filesystem.map(self._file, capacity, writable=True)
-        words = self.filesystem.words(target, _APPENDED_AT, 1)
+        words = self.filesystem.words(target, APPENDED_AT, 1)
         self._unmap()
         self.target, self.words, self.capacity = target, words, capacity
 
@@ -340,7 +340,7 @@ class Segment:
         if isinstance(self.buffer, bytes) or length > len(self.buffer):
             try:
                 buffer: Any = self.filesystem.map(self._file, length)
-                words: Any = self.filesystem.words(buffer, _APPENDED_AT, 1)
+                words: Any = self.filesystem.words(buffer, APPENDED_AT, 1)
             except error:
                 buffer = self.filesystem.read(self._file, 0, length)
                 words = (0,)
@@ -374,7 +374,7 @@ class Segment:
     @property
     def appended(self) -> int:
         """The position below which everything was published."""
-        return int(_APPENDED.unpack_from(self.buffer, _APPENDED_AT)[0])
+        return int(_APPENDED.unpack_from(self.buffer, APPENDED_AT)[0])
 
     def synced(self) -> tuple[int, int]:
         """Return (position, running crc) of the last sync that is known of.

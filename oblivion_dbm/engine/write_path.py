@@ -16,7 +16,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from errno import EIO
 
-from oblivion_dbm.engine import filenames
 from oblivion_dbm.engine.compactor import Compactor
 from oblivion_dbm.engine.kernel import BUSY, Appender, refuse
 from oblivion_dbm.engine.manifest import Manifest
@@ -25,7 +24,7 @@ from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.options import FULL, OFF
 from oblivion_dbm.engine.policy import choose, everything
 from oblivion_dbm.engine.record import DELETE
-from oblivion_dbm.engine.recovery import Recovery
+from oblivion_dbm.engine.recovery import Recovery, keep_lost
 from oblivion_dbm.engine.tree import Tree
 from oblivion_dbm.engine.wal import DATA_AT, WAL
 from oblivion_dbm.errors import CorruptionError, error
@@ -174,7 +173,7 @@ class WritePath:
         Small contents are copied into it, larger ones become a table; both are
         synced before the MANIFEST drops the logs they came from.
         """
-        self._keep_lost()
+        keep_lost(self._lost, self._filesystem, self._directory, self._mode)
         memtable = self.tree.memtables[0]
         records = memtable.merged()
         if memtable.cleared or not self.tree.version.runs:
@@ -187,29 +186,16 @@ class WritePath:
             self._install_log(version.replace(logs=(wal.number,)), wal)
             memtable.cleared = False
         else:
-            wal = self._new_wal(b"")
             memtable.last_sequence = self._sequence
             version, run = self._write_table(memtable, self.tree.version.logs)
             try:
+                wal = self._new_wal(b"")
                 self._install_log(version.with_log(wal.number), wal)
             except BaseException:
                 self._give_up(run)
                 raise
             self.tree.memtables = [MemTable(memtable.floor)]
         self._start(wal)
-
-    def _keep_lost(self) -> None:
-        """Write what recovery dropped into files of their own; they stay."""
-        for lost in self._lost:
-            path = self._filesystem.join(self._directory, filenames.lost(lost.number))
-            if self._filesystem.kind(path) != "missing":
-                self._filesystem.remove(path)  # a try that was cut short: same log, same bytes
-            file = self._filesystem.create(path, self._mode)
-            try:
-                self._filesystem.write(file, 0, lost.data)
-                self._filesystem.sync(file)
-            finally:
-                self._filesystem.close(file)
 
     def _new_wal(self, prelude: bytes) -> WAL:
         """Create a segment that no MANIFEST names yet."""
@@ -243,9 +229,7 @@ class WritePath:
 
     def _give_up(self, run: Run | None) -> None:
         """Remove a run unless a MANIFEST may name it."""
-        if run is not None and not any(
-            self._manifest.may_name(table.number) for table in run.tables
-        ):
+        if run is not None and not self._manifest.may_name(run.tables[0].number):
             self._compactor.discard(run)
 
     def _publish(self) -> None:
@@ -339,7 +323,7 @@ class WritePath:
         version = self.tree.version
         if memtable.cleared:
             version = version.cleared(())
-        live = self._live_after(memtable)
+        live = self.tree.live_once_flushed(memtable)
         run = self._compactor.flush(
             memtable.merged(),
             (0, memtable.last_sequence),
@@ -349,13 +333,6 @@ class WritePath:
         if not version.runs:
             live = 0 if run is None else run.puts
         return version.with_flush(run, logs, live), run
-
-    def _live_after(self, memtable: MemTable) -> int | None:
-        """Return the live keys in the tables once ``memtable`` is one, None if not counted."""
-        if not self.tree.counting or self.tree.cleared:
-            return None
-        older = len(memtable.layers)
-        return self.tree.base_count() + sum(self.tree.layer_changes()[-older:])
 
     def _compact_due(self) -> None:
         """Merge as the policy says; a table that does not check is left out from then on."""
