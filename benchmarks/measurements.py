@@ -184,11 +184,13 @@ def _stream(task: Task) -> Iterator[tuple[list[bytes], list[bytes]]]:
 #: In the order in which they run; the later ones use what the earlier ones wrote.
 MEASUREMENTS: dict[str, Callable[[Engine, Task], Figures]] = {
     "fill": fill,
-    "overwrite": overwrite,
     "read": read,
     "absent": absent,
     "scan": scan,
     "open": opening,
+    "overwrite": overwrite,
+    "read overwritten": read,
+    "scan overwritten": scan,
     "compact": compact,
     "read compacted": read,
     "scan compacted": scan,

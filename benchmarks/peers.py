@@ -27,8 +27,8 @@ from report import Sample, report
 HERE = Path(__file__).resolve().parent
 #: How often one round starts a process that opens, reads one key and ends.
 PROCESSES = 10
-#: In the order in which they run; whole processes come before compaction.
-STEPS = [*list(MEASUREMENTS)[:6], "process", *list(MEASUREMENTS)[6:]]
+#: In the order in which they run; whole processes open what the fill has left.
+STEPS = [*list(MEASUREMENTS)[:5], "process", *list(MEASUREMENTS)[5:]]
 #: What a process costs that does nothing.
 BARE = "python alone"
 

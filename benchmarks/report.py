@@ -31,14 +31,16 @@ class Column(NamedTuple):
 NANOSECONDS = (
     Column("fill"),
     Column("fill, closed"),
-    Column("overwrite"),
-    Column("overwrite, closed"),
     Column("read"),
-    Column("read compacted"),
     Column("absent"),
     Column("scan"),
-    Column("scan compacted"),
+    Column("overwrite"),
+    Column("overwrite, closed"),
+    Column("read overwritten"),
+    Column("scan overwritten"),
     Column("compact"),
+    Column("read compacted"),
+    Column("scan compacted"),
 )
 MILLISECONDS = (
     Column("open", 1e6, 2),
