@@ -1,0 +1,472 @@
+"""A reader keeps up with whoever writes: through rotation, flush, merge, clear, close and 'n'."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oblivion_dbm import CorruptionError, error
+from oblivion_dbm.engine.filesystem import File, FileSystem
+from oblivion_dbm.engine.manifest import load
+from oblivion_dbm.engine.options import Options
+from oblivion_dbm.engine.record import PUT, encode
+from oblivion_dbm.engine.recovery import Recovery
+from oblivion_dbm.engine.storage_engine import open_store
+from oblivion_dbm.engine.wal import WAL
+
+SYSTEM = FileSystem()
+HOW = pytest.mark.parametrize(
+    ("back_end", "sync"), [("mapped", "normal"), ("mapped", "full"), ("pwrite", "off")]
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "store")
+
+
+def open_it(path: str, flag: str = "c", system: FileSystem = SYSTEM, **more: Any) -> Any:
+    return open_store(path, flag, Options(**more), 0o666, system)
+
+
+def contents(engine: Any) -> dict[bytes, bytes]:
+    return dict(engine.scan("pairs", None, None, False))
+
+
+class Pair:
+    """A writer, a reader beside it, and what both must show."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        self.path, self.options = path, options
+        self.writer = open_it(path, "c", **options)
+        self.reader = open_it(path, "r")
+        self.model: dict[bytes, bytes] = {}
+
+    def put(self, start: int, stop: int) -> None:
+        for number in range(start, stop):
+            key, value = b"%04d" % number, b"%d" % len(self.model)
+            self.writer.put(key, value)
+            self.model[key] = value
+            assert self.reader.value(key) == value
+
+    def delete(self, start: int, stop: int) -> None:
+        for number in range(start, stop):
+            key = b"%04d" % number
+            assert self.writer.delete(key)
+            del self.model[key]
+            assert self.reader.value(key) is None
+
+    def check(self) -> None:
+        for engine in (self.reader, self.writer):
+            assert contents(engine) == self.model
+            assert engine.count() == len(self.model)
+            assert engine.first() == min(self.model, default=None)
+            assert {key: engine.value(key) for key in self.model} == self.model
+            assert engine.value(b"absent") is None
+
+    def successor(self, flag: str = "w") -> None:
+        self.writer.close()
+        self.writer = open_it(self.path, flag, **self.options)
+        if flag == "n":
+            self.model = {}
+
+
+@pytest.fixture
+def pair(path: str, back_end: str, sync: str) -> Iterator[Pair]:
+    pair = Pair(path, log_back_end=back_end, sync=sync, memtable_limit=20_000, fan_in=3)
+    yield pair
+    pair.writer.close()
+    pair.reader.close()
+
+
+@HOW
+def test_a_reader_sees_each_write_as_it_returns(pair: Pair) -> None:
+    pair.check()
+    pair.put(0, 300)
+    pair.delete(100, 200)
+    pair.check()
+    pair.writer.write({b"0000": None, b"batch": b"1"}, False)
+    del pair.model[b"0000"]
+    pair.model[b"batch"] = b"1"
+    pair.check()
+
+
+@HOW
+@pytest.mark.parametrize("step", ["flush", "compact", "sync", "clear", "w", "n"])
+def test_a_reader_follows_through_every_step_of_the_writer(pair: Pair, step: str) -> None:
+    for _ in range(3):
+        pair.put(0, 150)
+        pair.check()
+        if step in "wn":
+            pair.successor(step)
+        else:
+            getattr(pair.writer, step)()
+            if step == "clear":
+                pair.model = {}
+        pair.check()
+        pair.check()
+        pair.put(500, 520)
+        pair.delete(500, 510)
+        pair.check()
+
+
+@HOW
+def test_a_reader_that_slept_through_everything_catches_up_at_once(pair: Pair) -> None:
+    pair.put(0, 10)
+    for number in range(3000):
+        key = b"%04d" % (number % 700)
+        pair.writer.put(key, b"later")
+        pair.model[key] = b"later"
+        if number % 500 == 499:
+            pair.writer.compact()
+        if number == 2000:
+            pair.writer.close()
+            pair.writer = open_it(pair.path, "w", **pair.options)
+    pair.check()
+
+
+@HOW
+def test_a_reader_follows_one_segment_as_it_grows(pair: Pair) -> None:
+    pair.writer.close()
+    pair.options["memtable_limit"] = 1 << 24
+    pair.writer = open_it(pair.path, "w", **pair.options)
+    for number in range(30):
+        value = bytes([number]) * (10_000 * number)
+        pair.writer.put(b"%02d" % number, value)
+        assert pair.reader.value(b"%02d" % number) == value
+
+
+def test_a_scan_that_was_begun_shows_its_moment_whatever_the_writer_does(path: str) -> None:
+    pair = Pair(path, memtable_limit=20_000, fan_in=3)
+    pair.put(0, 300)
+    before = dict(pair.model)
+    scan = pair.reader.scan("pairs", None, None, False)
+    found = [next(scan)]
+    pair.delete(0, 100)
+    pair.writer.compact()
+    assert pair.reader.count() == 200
+    pair.writer.clear()
+    assert pair.reader.count() == 0
+    pair.successor("n")
+    assert pair.reader.first() is None
+    found += scan
+    assert dict(found) == before
+    pair.writer.close()
+    pair.reader.close()
+
+
+def test_a_reader_outlives_its_writer(path: str) -> None:
+    pair = Pair(path)
+    pair.put(0, 10)
+    pair.writer.close()
+    assert contents(pair.reader) == pair.model
+    pair.reader.close()
+
+
+def test_a_reader_of_a_dead_writer_s_store_follows_the_successor(path: str) -> None:
+    child = os.fork()
+    if child == 0:
+        writer = open_it(path)
+        writer.put(b"a", b"1")
+        os._exit(0)
+    os.waitpid(child, 0)
+    reader = open_it(path, "r")
+    assert reader.value(b"a") == b"1"
+    writer = open_it(path, "w")
+    assert reader.value(b"a") == b"1"
+    writer.put(b"b", b"2")
+    assert (reader.value(b"a"), reader.value(b"b")) == (b"1", b"2")
+    writer.close()
+    reader.close()
+
+
+def test_a_reader_opened_before_the_first_write_sees_it(path: str) -> None:
+    open_it(path).close()
+    reader = open_it(path, "r")
+    assert contents(reader) == {}
+    writer = open_it(path, "w")
+    assert contents(reader) == {}
+    writer.put(b"a", b"1")
+    assert reader.value(b"a") == b"1"
+    reader.close()
+    writer.close()
+
+
+def test_full_mode_shows_readers_nothing_that_is_not_synced(path: str) -> None:
+    seen: list[bytes | None] = []
+
+    class Looking(FileSystem):
+        """Lets a reader look just before each sync of the log."""
+
+        def sync(self, file: File) -> None:
+            if file.path.endswith(".wal") and reader is not None:
+                seen.append(reader.value(b"b"))
+            super().sync(file)
+
+    reader: Any = None
+    writer = open_it(path, "c", Looking(), sync="full")
+    writer.put(b"a", b"1")
+    reader = open_it(path, "r")
+    writer.put(b"b", b"2")
+    assert seen == [None]
+    assert reader.value(b"b") == b"2"
+    reader.close()
+    reader = None
+    writer.close()
+
+
+class Moving(FileSystem):
+    """Lets the writer take a step whenever the reader opens a file of the given kind."""
+
+    def __init__(self, suffix: str, steps: list[Callable[[], object]]) -> None:
+        self.suffix, self.steps = suffix, steps
+
+    def open(self, path: str, writable: bool = False) -> File:
+        if path.endswith(self.suffix) and self.steps:
+            self.steps.pop(0)()
+        return super().open(path, writable)
+
+
+@pytest.mark.parametrize("suffix", ["MANIFEST", ".wal", ".sst"])
+def test_a_file_that_goes_while_a_reader_opens_it_means_look_again(path: str, suffix: str) -> None:
+    pair = Pair(path)
+    pair.put(0, 50)
+    pair.writer.flush()
+    pair.put(50, 100)
+
+    def step() -> None:
+        pair.writer.put(b"more", b"1")
+        pair.writer.compact()
+
+    pair.model[b"more"] = b"1"
+    late = open_it(path, "r", Moving(suffix, [step, step, step]))
+    assert contents(late) == pair.model
+    late.close()
+    pair.check()
+    pair.writer.close()
+    pair.reader.close()
+
+
+def in_the_middle_of_a_rotation(path: str, opens: int) -> dict[bytes, bytes]:
+    """Return what a reader finds that comes between MANIFEST and SEAL of a rotation.
+
+    The writer goes on at the ``opens``-th log segment that the reader opens.
+    """
+    found: dict[bytes, bytes] = {}
+    read, write = os.pipe()
+
+    class Pausing(FileSystem):
+        """Stops after the MANIFEST has named the new segment, until it is told to go on."""
+
+        rotating = False
+
+        def write(self, file: File, offset: int, data: bytes | memoryview) -> None:
+            super().write(file, offset, data)
+            if self.rotating and file.path.endswith("LOCK"):
+                self.rotating = False
+                os.write(write, b"x")
+                os.read(go_on, 1)
+
+    go_on, let_go = os.pipe()
+    writer_is_done, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        system = Pausing()
+        writer = open_it(path, "c", system)
+        writer.put(b"a", b"1")
+        system.rotating = True
+        writer.flush()
+        writer.put(b"b", b"2")
+        os.write(tell, b"x")
+        os.read(go_on, 1)
+        os._exit(0)
+    os.read(read, 1)
+    count = [0]
+
+    class Slow(FileSystem):
+        def open(self, path: str, writable: bool = False) -> File:
+            if path.endswith(".wal"):
+                count[0] += 1
+                if count[0] == opens:
+                    os.write(let_go, b"x")
+                    os.read(writer_is_done, 1)
+            return super().open(path, writable)
+
+    reader = open_it(path, "r", Slow())
+    found = contents(reader)
+    if count[0] < opens:
+        count[0] = opens
+        os.write(let_go, b"x")
+        os.read(writer_is_done, 1)
+    assert contents(reader) == {b"a": b"1", b"b": b"2"}
+    reader.close()
+    os.write(let_go, b"x")
+    os.waitpid(child, 0)
+    for end in (read, write, go_on, let_go, writer_is_done, tell):
+        os.close(end)
+    return found
+
+
+@pytest.mark.parametrize("opens", [1, 2, 3])
+def test_a_reader_that_comes_in_the_middle_of_a_rotation_finds_no_damage(
+    path: str, opens: int
+) -> None:
+    found = in_the_middle_of_a_rotation(path, opens)
+    assert found in ({b"a": b"1"}, {b"a": b"1", b"b": b"2"})
+
+
+def test_a_rotation_between_two_segments_being_read_is_no_damage(path: str) -> None:
+    """The chain may be written after the older segment was read and before the younger is."""
+
+    class Late(FileSystem):
+        """Opens the second segment only after the writer has sealed the first."""
+
+        opened = 0
+
+        def open(self, path: str, writable: bool = False) -> File:
+            if path.endswith(".wal"):
+                self.opened += 1
+                if self.opened == 2:
+                    end = old.seal(old_end)
+                    new.follow(end)
+            return super().open(path, writable)
+
+    open_it(path).close()
+    version = load(SYSTEM, path)
+    store = bytes.fromhex(version.store_id)
+    old, new = (WAL(SYSTEM, path, n, store_id=store, first_sequence=0) for n in (1, 2))
+    record = encode(PUT, b"a", b"1")
+    old_end = old.prelude_end + len(record)
+    old.target[old.prelude_end : old_end] = record
+    old.words[0] = old_end
+    recovery = Recovery(Late(), path, version.replace(logs=(1, 2)), readable_only=True)
+    assert list(recovery.merged().merged()) == [b"a"]
+    recovery.close()
+    old.close()
+    new.close()
+
+
+# Damage.
+
+
+def test_damage_to_what_was_appended_is_reported_and_not_skipped(path: str) -> None:
+    pair = Pair(path)
+    pair.put(0, 10)
+    (log,) = Path(path).glob("*.wal")
+    with open(log, "r+b") as file:
+        file.seek(4096 + pair.writer.stats()["log_bytes"])
+        pair.writer.put(b"damaged", b"1")
+        file.seek(3, os.SEEK_CUR)
+        file.write(b"\xff")
+    for _ in range(2):
+        with pytest.raises(CorruptionError) as caught:
+            pair.reader.value(b"damaged")
+        assert caught.value.filename == str(log)
+    pair.writer.close()
+    pair.reader.close()
+
+
+@pytest.mark.parametrize("suffix", [".wal", ".sst"])
+def test_a_file_that_is_missing_though_the_manifest_names_it_is_damage(
+    path: str, suffix: str
+) -> None:
+    pair = Pair(path)
+    pair.put(0, 10)
+    pair.writer.flush()
+    pair.put(10, 20)
+    pair.writer.close()
+    pair.reader.close()
+    for file in Path(path).glob("*" + suffix):
+        file.unlink()
+    with pytest.raises(CorruptionError, match="missing") as caught:
+        open_it(path, "r")
+    assert caught.value.filename.endswith(suffix)
+    with pytest.raises(error) as caught_too:
+        open_it(path, "w")
+    assert str(caught_too.value.filename).endswith(suffix)
+
+
+def test_a_reader_holds_no_descriptor_after_close(path: str) -> None:
+    open_it(path).close()
+    before = len(os.listdir("/proc/self/fd"))
+    pair = Pair(path, memtable_limit=5000)
+    pair.put(0, 300)
+    pair.check()
+    pair.writer.close()
+    pair.reader.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# Another process.
+
+
+def told(pipe: int) -> bool:
+    """Tell whether something came through a pipe that does not block."""
+    try:
+        return bool(os.read(pipe, 1))
+    except BlockingIOError:
+        return False
+
+
+def watch(path: str, stop: int) -> str:
+    """Read over and over until told to stop; return what was wrong, or "fine".
+
+    The writer numbers its keys and, when it clears, the epoch, so every look
+    must show a prefix, and never an older one than the look before.
+    """
+    reader = open_it(path, "r")
+    last, looks = (0, 0), 0
+    while not told(stop):
+        epoch, *keys = contents(reader).items()
+        if keys != [(b"k%05d" % number, b"%d" % number) for number in range(len(keys))]:
+            return f"a hole after {looks} looks: {keys!r}"
+        now = int(epoch[1]), len(keys)
+        if now < last:
+            return f"{now} after {last}"
+        for key, value in keys[:: 1 + len(keys) // 10]:
+            if reader.value(key) != value and int(reader.value(b"epoch")) == now[0]:
+                return f"{key!r} is gone"
+        last, looks = now, looks + 1
+    reader.close()
+    return "fine" if looks else "never looked"
+
+
+@pytest.mark.parametrize("sync", ["normal", "full"])
+def test_a_reader_process_sees_prefixes_and_never_goes_back(path: str, sync: str) -> None:
+    options: dict[str, Any] = {"memtable_limit": 8000, "fan_in": 2, "sync": sync}
+    writer = open_it(path, "c", **options)
+    writer.write({b"epoch": b"0"}, True)
+    stopping, stop = os.pipe()
+    answering, answer = os.pipe()
+    os.set_blocking(stopping, False)
+
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        found = "an exception"
+        try:
+            found = watch(path, stopping)
+        finally:
+            os.write(answer, found.encode())
+            os._exit(0)
+    for epoch in range(1, 4):
+        for number in range(400 if sync == "normal" else 150):
+            writer.put(b"k%05d" % number, b"%d" % number)
+            if number % 97 == 96:
+                writer.compact()
+            if number == 130:
+                writer.close()
+                writer = open_it(path, "w", **options)
+        writer.write({b"epoch": b"%d" % epoch}, True)
+    writer.close()
+    os.write(stop, b"x")
+    assert os.read(answering, 10_000).decode() == "fine"
+    os.waitpid(child, 0)
+    for end in (stopping, stop, answering, answer):
+        os.close(end)
