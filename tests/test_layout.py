@@ -63,7 +63,7 @@ NAMES_OF_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}
 # Tests of no single module: of what the documents say, of stores that older versions wrote, of
 # a dict and a store side by side, of a store whose process is killed, and of the house.
 TESTS_OF_THE_WHOLE = {"architecture", "readme", "format", "formats", "model", "kill", "crash"}
-TESTS_OF_THE_WHOLE |= {"docstrings", "layout", "startup"}
+TESTS_OF_THE_WHOLE |= {"bad_input", "docstrings", "layout", "startup"}
 
 
 def module_name(path: Path) -> str:
