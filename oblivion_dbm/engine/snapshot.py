@@ -13,14 +13,13 @@ from oblivion_dbm.engine.merge import growing_sizes, merge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from oblivion_dbm.engine.kernel import Shape
     from oblivion_dbm.engine.memtable import Layer
     from oblivion_dbm.engine.merge import Chunk
     from oblivion_dbm.engine.sstable import SSTable
-
-    Shape = Callable[[list[bytes], list[bytes]], list[Any]]
 
 
 class Snapshot:
@@ -48,13 +47,34 @@ class Snapshot:
         sources += [_run_chunks(tables, start, stop, reverse) for tables in self.runs]
         return merge(sources, reverse)
 
+    def lists(
+        self, shape: Shape, start: bytes | None, stop: bytes | None, reverse: bool
+    ) -> Iterator[list[Any]]:
+        """Yield what ``shape`` makes of the live records of [start, stop), in ascending lists."""
+        tables = self.runs[0] if len(self.runs) == 1 else ()
+        alone = tables and not any(layer.records for layer in self.layers)
+        if alone and not any(table.tombstones for table in tables):
+            for table in _in_range(tables, start, stop, reverse):
+                yield from table.lists(shape, start, stop, reverse, growing_sizes())
+        else:
+            for keys, records in self.chunks(start, stop, reverse):
+                yield shape.take(keys, records)
+
 
 def _run_chunks(
     tables: Sequence[SSTable], start: bytes | None, stop: bytes | None, reverse: bool
 ) -> Iterator[Chunk]:
+    for table in _in_range(tables, start, stop, reverse):
+        yield from table.chunks(start, stop, reverse, growing_sizes())
+
+
+def _in_range(
+    tables: Sequence[SSTable], start: bytes | None, stop: bytes | None, reverse: bool
+) -> Iterator[SSTable]:
+    """Yield the tables of a run that may hold keys of [start, stop), in order."""
     for table in reversed(tables) if reverse else tables:
         if (start is None or start <= table.last_key) and (stop is None or table.first_key < stop):
-            yield from table.chunks(start, stop, reverse, growing_sizes())
+            yield table
 
 
 class Scan:
@@ -76,14 +96,13 @@ class Scan:
         self, shape: Shape, start: bytes | None, stop: bytes | None, reverse: bool
     ) -> Iterator[Any]:
         """Return an iterator of the items that ``shape`` makes of [start, stop)."""
-        chunks = self._snapshot.chunks(start, stop, reverse)
-        return chain.from_iterable(self._shaped(chunks, shape, reverse))
+        lists = self._snapshot.lists(shape, start, stop, reverse)
+        return chain.from_iterable(self._ended(lists, reverse))
 
-    def _shaped(self, chunks: Iterator[Chunk], shape: Shape, reverse: bool) -> Iterator[list[Any]]:
-        for keys, records in chunks:
+    def _ended(self, lists: Iterator[list[Any]], reverse: bool) -> Iterator[list[Any]]:
+        for chunk in lists:
             if self._problem is not None:
                 break
-            chunk = shape(keys, records)
             if reverse:
                 chunk.reverse()
             self._chunk = chunk

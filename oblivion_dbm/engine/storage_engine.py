@@ -31,17 +31,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oblivion_dbm.engine.options import Options
-    from oblivion_dbm.engine.snapshot import Shape
     from oblivion_dbm.engine.tree import Tree
 
 CLOSED = "DBM object has already been closed"
 READ_ONLY = "the store is open for reading only"
-_SHAPES: dict[str, Shape] = {
-    "pairs": kernel.pairs,
-    "keys": kernel.live_keys,
-    "values": kernel.live_values,
-}
-
 _NAMES = {"file": "a file", "other": "neither a file nor a directory"}
 
 CLEAR_RECORD = encode(CLEAR, b"", b"")
@@ -91,7 +84,7 @@ class StorageEngine:
         self.refresh()
         with self.lock:
             self.check()
-            return self.tree.scan(_SHAPES[shape], start, stop, reverse)
+            return self.tree.scan(kernel.SHAPES[shape], start, stop, reverse)
 
     def first(self) -> bytes | None:
         """Return the smallest key with a value, None when there is none."""

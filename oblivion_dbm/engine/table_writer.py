@@ -23,6 +23,7 @@ from oblivion_dbm.engine.sstable import (
     LENGTHS,
     LONGEST_TABLE,
     RECORDS_AT,
+    SUMS,
     TAIL,
     TAIL_MAGIC,
     WIDTHS,
@@ -54,6 +55,7 @@ class TableWriter:
         self._seed = seed
         self._lengths = array("Q")
         self._digests = array("Q")
+        self._sums = array("I")
         self._first = self._last = b""
         self._key_lengths: tuple[int, ...] = ()
         self.tombstones = 0
@@ -73,6 +75,7 @@ class TableWriter:
         if not self._lengths:
             self._first = keys[0]
         self._last = keys[-1]
+        self._add_sums(records)
         data = b"".join(records)
         self._lengths.extend(map(len, records))
         self._digests.extend(hash_keys(keys, self._seed))
@@ -81,6 +84,19 @@ class TableWriter:
         self.tombstones += tombstones
         self.end += len(data)
         self._put(data)
+
+    def _add_sums(self, records: list[bytes]) -> None:
+        """Bring the crcs of the groups up to date."""
+        place = 0
+        while place < len(records):
+            filled = (len(self._lengths) + place) % GROUP
+            part = records[place : place + GROUP - filled]
+            data = b"".join(part)
+            if filled:
+                self._sums[-1] = crc32c(data, self._sums[-1])
+            else:
+                self._sums.append(crc32c(data))
+            place += len(part)
 
     def _put(self, data: bytes) -> None:
         """Write ``data`` behind what is there; small pieces are gathered first."""
@@ -147,6 +163,7 @@ class TableWriter:
         begins = [
             self._put_section(LENGTHS, array(WIDTHS[width], self._lengths).tobytes(), crcs),
             self._put_section(FENCES, array("Q", fences).tobytes(), crcs),
+            self._put_section(SUMS, self._sums.tobytes(), crcs),
             self._put_section(INDEX, slots.tobytes(), crcs),
             self._put_section(FILTER, words.tobytes(), crcs),
         ]

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from weakref import WeakSet
 
     from oblivion_dbm.engine.filesystem import FileSystem
-    from oblivion_dbm.engine.kernel import Appender
+    from oblivion_dbm.engine.kernel import Appender, Shape
     from oblivion_dbm.engine.kernel.pure import RunProbe
     from oblivion_dbm.engine.memtable import Border, Layer
-    from oblivion_dbm.engine.snapshot import Shape
     from oblivion_dbm.engine.version import Version
 
 

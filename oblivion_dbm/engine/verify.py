@@ -8,7 +8,7 @@ from oblivion_dbm.engine.kernel import filter_admits, hash_keys, index_holds
 from oblivion_dbm.engine.manifest import load
 from oblivion_dbm.engine.record import DELETE, PUT
 from oblivion_dbm.engine.recovery import Recovery
-from oblivion_dbm.engine.sstable import FENCES, FILTER, INDEX, LENGTHS, RECORDS_AT, SSTable
+from oblivion_dbm.engine.sstable import FENCES, FILTER, INDEX, LENGTHS, RECORDS_AT, SUMS, SSTable
 from oblivion_dbm.engine.tree import Tree
 from oblivion_dbm.errors import CorruptionError, error
 
@@ -116,7 +116,7 @@ def _check_footer(
 
 def _check_table(table: SSTable) -> Iterator[Finding]:
     """Check blocks, records, order, counts, index and filter of one table."""
-    for section in (LENGTHS, FENCES, INDEX, FILTER):
+    for section in (LENGTHS, FENCES, SUMS, INDEX, FILTER):
         for block in range(len(table.checked[section])):
             table.check_block(section, block)
     offset, tombstones = RECORDS_AT, 0
@@ -124,7 +124,10 @@ def _check_table(table: SSTable) -> Iterator[Finding]:
     for start in range(0, len(table), _STRIDE):
         if table.offset(start) != offset:
             yield Finding(table.path, offset, "lengths and fences do not agree")
-        keys, records = table.records(start, min(start + _STRIDE, len(table)))
+        stop = min(start + _STRIDE, len(table))
+        keys, records = table.records(start, stop)
+        if not table.sums_match(start, stop, table.ends(start, stop)):
+            yield Finding(table.path, offset, "the sum of a group does not match its records")
         if ends and keys[0] <= ends[-1]:
             yield Finding(table.path, offset, "the keys are not in order")
         yield from _check_chunk(table, keys, records, offset)

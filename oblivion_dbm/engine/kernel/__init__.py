@@ -20,21 +20,21 @@ from oblivion_dbm.engine.kernel.pure import (
     hash_keys,
     index_holds,
     keys_of,
-    live_keys,
-    live_values,
-    pairs,
     refuse,
     replay,
     split,
 )
+from oblivion_dbm.engine.kernel.scan import SHAPES, Shape, live_keys, live_values, pairs
 
 __all__ = [
     "BUSY",
     "NAME",
     "PROBE_LIMIT",
+    "SHAPES",
     "SLOTS_PER_PAIR",
     "Appender",
     "Lookup",
+    "Shape",
     "build_index",
     "combine",
     "filter_admits",

@@ -338,16 +338,16 @@ def keys_of(records: Iterable[bytes]) -> list[bytes]:
 
 
 def split(
-    data: Any, offset: int, lengths: Iterable[int], key_length: int = -1
+    data: Any, ends: list[int], key_length: int = -1, checked: bool = False
 ) -> tuple[list[bytes], list[bytes]]:
-    """Cut (keys, records) out of ``data`` from ``offset`` on, every crc checked.
+    """Cut (keys, records) out of ``data``; ``ends`` has each offset, and the end.
 
-    ``key_length`` is that of every key, -1 where they differ.  Raises
-    BadRecord with the offset of the first record that does not check.
+    ``key_length`` is that of every key, -1 where they differ; each crc is
+    checked unless ``checked`` says that it was.  Raises BadRecord with the
+    offset of the first record that does not check.
     """
-    ends = list(accumulate(lengths, initial=offset))
     records = [data[start:end] for start, end in pairwise(ends)]
-    if records and set(map(crc32c, records)) != {RESIDUE}:
+    if not checked and records and set(map(crc32c, records)) != {RESIDUE}:
         for start, record in zip(ends, records):
             if crc32c(record) != RESIDUE:
                 raise BadRecord(start, "a record's crc does not match")
@@ -356,7 +356,7 @@ def split(
     try:
         return keys_of(records), records
     except struct.error:
-        raise BadRecord(offset, "a record is shorter than a record can be") from None
+        raise BadRecord(ends[0], "a record is shorter than a record can be") from None
 
 
 def combine(parts: Sequence[tuple[list[bytes], list[bytes]]]) -> tuple[list[bytes], list[bytes]]:
@@ -366,23 +366,6 @@ def combine(parts: Sequence[tuple[list[bytes], list[bytes]]]) -> tuple[list[byte
         newest.update(zip(keys, records))
     keys = sorted(newest)
     return keys, [newest[key] for key in keys]
-
-
-def pairs(keys: Iterable[bytes], records: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
-    """Return (key, value) of the records that are not tombstones."""
-    return [
-        (key, record[9 + len(key) : -4]) for key, record in zip(keys, records) if record[0] == PUT
-    ]
-
-
-def live_keys(keys: Iterable[bytes], records: Iterable[bytes]) -> list[bytes]:
-    """Return the keys whose records are not tombstones."""
-    return [key for key, record in zip(keys, records) if record[0] == PUT]
-
-
-def live_values(keys: Iterable[bytes], records: Iterable[bytes]) -> list[bytes]:
-    """Return the values of the records that are not tombstones."""
-    return [record[9 + len(key) : -4] for key, record in zip(keys, records) if record[0] == PUT]
 
 
 def hash_keys(keys: Iterable[bytes], seed: int) -> list[int]:
