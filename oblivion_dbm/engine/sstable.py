@@ -6,7 +6,7 @@
     records, in key order
     lengths    the length of each record: u16, u32 or u64 as the longest needs
     fences     u64: the offset of every 64th record, which begins a group
-    sums       u32: the crc of the bytes of each group
+    sums       u64: the XXH64 of the bytes of each group, its place being the seed
     index      u64 slots: fingerprint (24 bits) << 40 | offset (40 bits); 0: empty
     filter     u64 words, in pairs
     crcs       u32 for each block of 4,096 bytes of the five sections above
@@ -34,7 +34,7 @@ from itertools import accumulate, pairwise
 from struct import Struct
 
 from oblivion_dbm.engine.filenames import table as table_name
-from oblivion_dbm.engine.kernel import PROBE_LIMIT, SLOTS_PER_PAIR, hash_keys, split
+from oblivion_dbm.engine.kernel import PROBE_LIMIT, SLOTS_PER_PAIR, hash_keys, split, sum_group
 from oblivion_dbm.engine.record import (
     BadRecord,
     crc32c,
@@ -159,7 +159,7 @@ class SSTable:
         self._sizes = [
             count * self._width,
             8 * groups,
-            4 * groups,
+            8 * groups,
             8 * (self.slot_count + PROBE_LIMIT),
             16 * self.slot_count // SLOTS_PER_PAIR,
         ]
@@ -171,7 +171,7 @@ class SSTable:
         self.checked = [bytearray(number) for number in blocks]
         whole = memoryview(self.data)
         self._views.append(whole)
-        formats: tuple[Any, ...] = (WIDTHS[self._width], "Q", "I", "Q", "Q")
+        formats: tuple[Any, ...] = (WIDTHS[self._width], "Q", "Q", "Q", "Q")
         for begin, size, kind in zip(begins, self._sizes, formats):
             self._views.append(whole[begin : begin + size].cast("B").cast(kind))
         _, self._lengths, self._fences, self._sums, self.slots, self.words = self._views
@@ -266,15 +266,21 @@ class SSTable:
     def sums_match(self, start: int, stop: int, ends: list[int]) -> bool:
         """Tell whether the records [start, stop) are whole groups whose sums are right.
 
-        One crc over a group costs a fifth of one for each of its records.
+        One sum over a group costs a fifth of a crc for each of its records.  It
+        is no crc: that of records which end with their own depends on their
+        lengths alone, and would not tell that two changed places.
         """
         if start % GROUP or (stop % GROUP and stop != len(self)):
             return False
         first, last = start // GROUP, -(-stop // GROUP)
-        self._section_checked(SUMS, first, last, 4)
+        self._section_checked(SUMS, first, last, 8)
         begins = [*ends[:-1:GROUP], ends[-1]]
-        data = self.data
-        return [crc32c(data[a:b]) for a, b in pairwise(begins)] == self._sums[first:last].tolist()
+        data, number = self.data, self.info.number
+        sums = [
+            sum_group(data[begin:end], number, group)
+            for group, (begin, end) in enumerate(pairwise(begins), first)
+        ]
+        return bool(sums == self._sums[first:last].tolist())
 
     def lists(
         self,

@@ -10,7 +10,7 @@ from errno import EFBIG
 from itertools import accumulate
 
 from oblivion_dbm.engine.filenames import table as table_name
-from oblivion_dbm.engine.kernel import build_index, hash_keys
+from oblivion_dbm.engine.kernel import build_index, hash_keys, sum_group
 from oblivion_dbm.engine.record import crc32c
 from oblivion_dbm.engine.sstable import (
     BLOCK,
@@ -55,7 +55,8 @@ class TableWriter:
         self._seed = seed
         self._lengths = array("Q")
         self._digests = array("Q")
-        self._sums = array("I")
+        self._sums = array("Q")
+        self._group: list[bytes] = []
         self._first = self._last = b""
         self._key_lengths: tuple[int, ...] = ()
         self.tombstones = 0
@@ -86,17 +87,14 @@ class TableWriter:
         self._put(data)
 
     def _add_sums(self, records: list[bytes]) -> None:
-        """Bring the crcs of the groups up to date."""
-        place = 0
-        while place < len(records):
-            filled = (len(self._lengths) + place) % GROUP
-            part = records[place : place + GROUP - filled]
-            data = b"".join(part)
-            if filled:
-                self._sums[-1] = crc32c(data, self._sums[-1])
-            else:
-                self._sums.append(crc32c(data))
-            place += len(part)
+        """Append the sums of the groups that ``records`` complete."""
+        self._group += records
+        while len(self._group) >= GROUP:
+            self._end_group()
+
+    def _end_group(self) -> None:
+        group, self._group = self._group[:GROUP], self._group[GROUP:]
+        self._sums.append(sum_group(b"".join(group), self.number, len(self._sums)))
 
     def _put(self, data: bytes) -> None:
         """Write ``data`` behind what is there; small pieces are gathered first."""
@@ -158,6 +156,8 @@ class TableWriter:
         width = 2 if longest < 1 << 16 else 4 if longest < 1 << 32 else 8
         pairs = -(-3 * len(self._lengths) // 32)  # 1.5 slots and 12 bits of filter a record
         slots, words = build_index(self._digests, self._lengths, RECORDS_AT, pairs)
+        if self._group:
+            self._end_group()
         fences = list(accumulate(self._lengths, initial=RECORDS_AT))[:-1:GROUP]
         crcs = array("I")
         begins = [

@@ -23,6 +23,7 @@ from oblivion_dbm.engine.kernel.pure import (
     refuse,
     replay,
     split,
+    sum_group,
 )
 from oblivion_dbm.engine.kernel.scan import SHAPES, Shape, live_keys, live_values, pairs
 
@@ -47,6 +48,7 @@ __all__ = [
     "refuse",
     "replay",
     "split",
+    "sum_group",
 ]
 
 #: The kernel that runs: "pure".

@@ -373,6 +373,11 @@ def hash_keys(keys: Iterable[bytes], seed: int) -> list[int]:
     return list(map(xxh64_intdigest, keys, repeat(seed)))
 
 
+def sum_group(data: bytes, number: int, group: int) -> int:
+    """Return the sum of the bytes of group ``group`` of table ``number``."""
+    return xxh64_intdigest(data, (number << 32 | group) & 0xFFFF_FFFF_FFFF_FFFF)
+
+
 def build_index(
     digests: Iterable[int], lengths: Iterable[int], start: int, filter_pairs: int
 ) -> tuple[array[int], array[int]]:
