@@ -172,31 +172,7 @@ def test_it_is_a_mutable_mapping_with_the_extras_of_gdbm(path: Path) -> None:
 def test_a_read_only_handle_refuses_every_write_and_reads_on(path: Path) -> None:
     make(path, a="1")
     db = oblivion_dbm.open(path, "r")
-    writes: list[Callable[[], object]] = [
-        lambda: db.__setitem__("a", "2"),
-        lambda: db.__delitem__("a"),
-        lambda: db.__delitem__("absent"),
-        lambda: db.__delitem__(slice("a", "b")),
-        lambda: db.__delitem__(slice("x", "y")),
-        lambda: db.pop("a"),
-        lambda: db.pop("absent"),
-        lambda: db.pop("absent", None),
-        lambda: db.setdefault("absent", "1"),
-        lambda: db.update(a="2"),
-        lambda: db.put_many({"a": "2"}),
-        lambda: db.put_many([]),
-        lambda: db.load([("a", "2")]),
-        db.popitem,
-        db.clear,
-        db.batch,
-        db.flush,
-        db.compact,
-        db.reorganize,
-        lambda: db.prefixed("a").__setitem__("a", "2"),
-        lambda: db.prefixed("a").clear(),
-        lambda: db.prefixed("x").clear(),
-    ]
-    for write in writes:
+    for write in writes_of(db):
         with pytest.raises(error, match="reading only") as caught:
             write()
         assert caught.value.errno == errno.EROFS
@@ -290,23 +266,11 @@ def test_a_forgotten_handle_gives_its_lock_back(path: Path) -> None:
 # Closing.
 
 
-def test_after_close_everything_is_an_error_with_the_known_text(path: Path) -> None:
-    db = Database(path)
-    db.update(a="1", b="2")
-    iterators = [iter(db), db.scan(), iter(db.items()), iter(db.values()), db["a":], reversed(db)]
-    assert next(iterators[0]) == b"a"
-    batch, view = db.batch(), db.prefixed("a")
-    batch["late"] = "1"
-    db.close()
-    db.close()
-    calls: list[Callable[[], object]] = [
-        *(lambda iterator=iterator: next(iterator) for iterator in iterators),
+def reads_of(db: Database) -> list[Callable[[], object]]:
+    return [
         lambda: db["a"],
         lambda: db["absent"],
         lambda: db["a":],
-        lambda: db.__setitem__("a", "2"),
-        lambda: db.__delitem__("a"),
-        lambda: db.__delitem__(slice(None)),
         lambda: "a" in db,
         lambda: len(db),
         lambda: bool(db),
@@ -314,40 +278,57 @@ def test_after_close_everything_is_an_error_with_the_known_text(path: Path) -> N
         lambda: reversed(db),
         lambda: db == {},
         lambda: db.get("a"),
-        lambda: db.pop("a", None),
-        lambda: db.setdefault("a", "1"),
         lambda: db.get_many(["a"]),
-        lambda: db.put_many([("a", "1")]),
-        lambda: db.put_many([]),
-        lambda: db.load([("a", "1")]),
-        lambda: db.load([]),
-        lambda: db.update(a="1"),
         lambda: db.nextkey("a"),
-        db.scan,
         lambda: list(db.items()),
         lambda: list(db.values()),
-        lambda: batch.__exit__(None, None, None),
-        lambda: view["a"],
-        lambda: list(view),
-        view.clear,
-        db.keys,
-        db.popitem,
-        db.clear,
-        db.first,
-        db.last,
-        db.firstkey,
-        db.batch,
-        db.sync,
-        db.flush,
-        db.compact,
-        db.reorganize,
-        db.refresh,
-        db.verify,
+        lambda: db.prefixed("a")["a"],
+        lambda: list(db.prefixed("a")),
+        *(db.scan, db.keys, db.first, db.last, db.firstkey, db.sync, db.refresh, db.verify),
         db.stats,
     ]
-    for call in calls:
+
+
+def writes_of(db: Database) -> list[Callable[[], object]]:
+    return [
+        lambda: db.__setitem__("a", "2"),
+        lambda: db.__delitem__("a"),
+        lambda: db.__delitem__("absent"),
+        lambda: db.__delitem__(slice("a", "b")),
+        lambda: db.__delitem__(slice("x", "y")),
+        lambda: db.pop("a"),
+        lambda: db.pop("absent"),
+        lambda: db.pop("absent", None),
+        lambda: db.setdefault("absent", "1"),
+        lambda: db.update(a="2"),
+        lambda: db.put_many({"a": "2"}),
+        lambda: db.put_many([]),
+        lambda: db.load([("a", "2")]),
+        lambda: db.load([]),
+        lambda: db.prefixed("a").__setitem__("a", "2"),
+        lambda: db.prefixed("a").clear(),
+        lambda: db.prefixed("x").clear(),
+        *(db.popitem, db.clear, db.batch, db.flush, db.compact, db.reorganize),
+    ]
+
+
+def test_after_close_everything_is_an_error_with_the_known_text(path: Path) -> None:
+    db = Database(path)
+    db.update(a="1", b="2")
+    iterators = [iter(db), db.scan(), iter(db.items()), iter(db.values()), db["a":], reversed(db)]
+    assert next(iterators[0]) == b"a"
+    batch = db.batch()
+    batch["late"] = "1"
+    db.close()
+    db.close()
+    for call in [*reads_of(db), *writes_of(db)]:
         with pytest.raises(error, match=CLOSED):
             call()
+    for iterator in iterators:
+        with pytest.raises(error, match=CLOSED):
+            next(iterator)
+    with pytest.raises(error, match=CLOSED):
+        batch.__exit__(None, None, None)
     with Database(path, "r") as again:
         assert dict(again) == {b"a": b"1", b"b": b"2"}
 

@@ -31,9 +31,6 @@ from oblivion_dbm.engine.kernel import (
     hash_keys,
     index_holds,
     keys_of,
-    live_keys,
-    live_values,
-    pairs,
     replay,
     split,
 )
@@ -135,36 +132,40 @@ def test_replay_of_a_damaged_record_applies_nothing_of_it() -> None:
         assert records == {}
 
 
-# Split, combine, cut and the shapes of a scan.
+# Split and combine.
 
 
-@given(TABLES, st.integers(0, 9))
-def test_split_undoes_join(table: dict[bytes, bytes | None], offset: int) -> None:
+def ends_of(records: list[bytes], start: int) -> list[int]:
+    return list(accumulate(map(len, records), initial=start))
+
+
+@given(TABLES, st.integers(0, 9), st.booleans())
+def test_split_undoes_join(table: dict[bytes, bytes | None], offset: int, checked: bool) -> None:
     keys, records = chunk(table)
-    data = bytes(offset) + b"".join(records)
-    assert split(data, offset, list(map(len, records))) == (keys, records)
+    data, ends = bytes(offset) + b"".join(records), ends_of(records, offset)
+    assert split(data, ends, -1, checked) == (keys, records)
     lengths = set(map(len, keys))
     if len(lengths) == 1:
-        assert split(data, offset, array("H", map(len, records)), lengths.pop()) == (keys, records)
+        assert split(data, ends, lengths.pop(), checked) == (keys, records)
     assert keys_of(records) == keys
 
 
 def test_split_names_the_first_record_that_does_not_check() -> None:
     records = [encode(PUT, b"%d" % number, b"value") for number in range(4)]
-    starts = list(accumulate(map(len, records), initial=5))
+    ends = ends_of(records, 5)
     data = bytes(5) + b"".join(records)
     for place in range(5, len(data)):
         damaged = bytearray(data)
         damaged[place] ^= 1
         with pytest.raises(BadRecord) as caught:
-            split(bytes(damaged), 5, list(map(len, records)))
-        assert caught.value.offset == max(start for start in starts if start <= place)
+            split(bytes(damaged), ends)
+        assert caught.value.offset == max(start for start in ends if start <= place)
 
 
-@pytest.mark.parametrize("lengths", [[0], [3], [20], [21, 0]])
-def test_split_refuses_lengths_that_no_record_has(lengths: list[int]) -> None:
+@pytest.mark.parametrize("ends", [[0, 0], [0, 3], [0, 20], [0, 21, 21], [5, 0]])
+def test_split_refuses_ends_that_no_record_has(ends: list[int]) -> None:
     with pytest.raises(BadRecord):
-        split(encode(PUT, b"key", b"value"), 0, lengths)
+        split(encode(PUT, b"key", b"value"), ends)
 
 
 @given(st.lists(TABLES.filter(bool), min_size=1, max_size=4))
@@ -191,15 +192,6 @@ def test_cut_divides_at_the_bound_and_loses_nothing(
         assert (first + left, first_records + left_records) == (keys, records)
         assert all(key <= bound for key in first)
         assert all(key > bound for key in left)
-
-
-@given(TABLES)
-def test_the_shapes_of_a_scan_leave_tombstones_out(table: dict[bytes, bytes | None]) -> None:
-    keys, records = chunk(table)
-    live = [(key, value) for key in keys if (value := table[key]) is not None]
-    assert pairs(keys, records) == live
-    assert live_keys(keys, records) == [key for key, _ in live]
-    assert live_values(keys, records) == [value for _, value in live]
 
 
 # Index and filter.

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oblivion_dbm.engine.filesystem import FileSystem
-from oblivion_dbm.engine.kernel import live_keys, pairs
+from oblivion_dbm.engine.kernel import SHAPES
 from oblivion_dbm.engine.memtable import Layer
 from oblivion_dbm.engine.record import DELETE, PUT, encode
 from oblivion_dbm.engine.snapshot import Scan, Snapshot
@@ -41,7 +41,8 @@ def run_of(folder: Path, table: Table, part_size: int) -> list[SSTable]:
     for start in range(0, len(keys), part_size):
         part = keys[start : start + part_size]
         writer = TableWriter(FileSystem(), str(folder), len(list(folder.iterdir())), 7)
-        writer.add(part, [record(key, table[key]) for key in part], 0)
+        records = [record(key, table[key]) for key in part]
+        writer.add(part, records, sum(table[key] is None for key in part))
         info = writer.finish(bytes(16), level=0, part=0, parts=1, sequences=(0, 0))
         tables.append(SSTable(FileSystem(), str(folder), info, bytes(16)))
     return tables
@@ -76,7 +77,7 @@ def test_a_snapshot_is_its_layers_over_its_runs(
     inside = [k for k in model if (start or b"") <= k and (stop is None or k < stop)]
     found = flat(snapshot.chunks(start, stop, reverse), reverse)
     assert found == sorted(inside, reverse=reverse)
-    scan = Scan(snapshot).items(pairs, start, stop, reverse)
+    scan = Scan(snapshot).items(SHAPES["pairs"], start, stop, reverse)
     live = [(key, value) for key in inside if (value := model[key]) is not None]
     assert list(scan) == sorted(live, reverse=reverse)
 
@@ -95,7 +96,7 @@ def test_only_tables_within_the_bounds_are_read(tmp_path: Path) -> None:
 
 def scan_of(count: int, reverse: bool = False) -> tuple[Scan, Iterator[bytes]]:
     scan = Scan(Snapshot([layer_of({b"%04d" % number: b"" for number in range(count)})], []))
-    return scan, scan.items(live_keys, None, None, reverse)
+    return scan, scan.items(SHAPES["keys"], None, None, reverse)
 
 
 class EndedError(Exception):

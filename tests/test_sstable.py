@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from oblivion_dbm import CorruptionError, error
 from oblivion_dbm.engine.filesystem import File, FileSystem
-from oblivion_dbm.engine.kernel import PROBE_LIMIT, Lookup, hash_keys
+from oblivion_dbm.engine.kernel import PROBE_LIMIT, SHAPES, Lookup, hash_keys
 from oblivion_dbm.engine.record import DELETE, OVERHEAD, PUT, crc32c, encode
 from oblivion_dbm.engine.sstable import (
     BLOCK,
@@ -26,6 +26,7 @@ from oblivion_dbm.engine.sstable import (
     INDEX,
     LENGTHS,
     RECORDS_AT,
+    SUMS,
     TAIL,
     SSTable,
 )
@@ -167,7 +168,7 @@ def test_the_footer_tells_what_is_in_the_table(tmp_path: Path) -> None:
 def test_the_price_of_a_record_is_what_the_format_says(tmp_path: Path) -> None:
     table: Table = {b"%016d" % number: bytes(100) for number in range(10_000)}
     info = write(tmp_path, table, chunk=512)
-    assert info.size / len(table) < 116 + 13 + 12 + 2 + 1.5 + 0.3
+    assert info.size / len(table) < 116 + 13 + 12 + 2 + 1.5 + 0.5
 
 
 def test_one_key_may_be_empty_and_one_value_too(tmp_path: Path) -> None:
@@ -184,6 +185,36 @@ def test_tables_are_alike_to_the_byte_however_the_chunks_fell(tmp_path: Path) ->
     (tmp_path / "000009.sst").unlink()
     assert write(tmp_path, some(300), chunk=1) == first
     assert (tmp_path / "000009.sst").read_bytes() == whole
+
+
+PLAIN = st.dictionaries(st.integers(0, 300), st.binary(max_size=30), min_size=1, max_size=200)
+
+
+@given(PLAIN, st.booleans(), st.integers(0, 300), st.sampled_from([1, 50, 64, 100, 500]))
+def test_lists_cut_straight_out_of_a_table_are_what_its_records_say(
+    tmp_path_factory: pytest.TempPathFactory,
+    numbers: dict[int, bytes],
+    reverse: bool,
+    start: int,
+    size: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("table")
+    table: Table = {b"%03d" % number: value for number, value in numbers.items()}
+    found = open_table(folder, write(folder, table, chunk=30))
+    expected = sorted((k, v) for k, v in table.items() if k >= b"%03d" % start)
+    lists = list(found.lists(SHAPES["pairs"], b"%03d" % start, None, reverse, repeat(size)))
+    if reverse:
+        lists.reverse()
+    assert [pair for part in lists for pair in part] == expected
+    found.close()
+
+
+def test_the_sum_of_a_group_stands_for_its_records(tmp_path: Path) -> None:
+    found = open_table(tmp_path, write(tmp_path, some(200), chunk=7))
+    groups = [(0, 64), (64, 128), (0, 128), (128, 200), (0, 200), (192, 200)]
+    assert all(found.sums_match(a, b, found.ends(a, b)) for a, b in groups)
+    assert not any(found.sums_match(a, b, found.ends(a, b)) for a, b in [(1, 64), (0, 63)])
+    found.close()
 
 
 # Crowded indexes.
@@ -259,6 +290,29 @@ def test_damage_to_any_byte_is_reported_or_without_effect(tmp_path: Path, change
     assert unnoticed < 8 * PROBE_LIMIT + 100  # index slots that nobody came by, and padding
 
 
+@pytest.mark.parametrize("name", ["pairs", "keys", "values"])
+def test_damage_to_any_byte_is_seen_by_a_scan_that_reads_it(tmp_path: Path, name: str) -> None:
+    table: Table = {b"%05d" % number: b"%d" % number for number in range(150)}
+    info = write(tmp_path, table)
+    path = tmp_path / "000009.sst"
+    whole = path.read_bytes()
+    shape = SHAPES[name]
+    truth = shape.take(sorted(table), [record(key, table[key]) for key in sorted(table)])
+    end = RECORDS_AT + sum(len(record(key, value)) for key, value in table.items())
+
+    def scan() -> list[Any]:
+        found = open_table(tmp_path, info)
+        lists = list(found.lists(shape, None, None, False, repeat(64)))
+        found.close()
+        return [item for part in lists for item in part]
+
+    for offset in range(0, len(whole), 3):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x10]) + whole[offset + 1 :])
+        found = outcome(scan, path)
+        assert found in (truth, CorruptionError)
+        assert found is CorruptionError or not RECORDS_AT <= offset < end
+
+
 def test_a_table_of_any_other_length_is_refused(tmp_path: Path) -> None:
     info = write(tmp_path, some(10))
     path = tmp_path / "000009.sst"
@@ -303,9 +357,9 @@ def test_a_table_of_another_store_is_refused(tmp_path: Path) -> None:
         SSTable(SYSTEM, str(tmp_path), info, bytes(16))
 
 
-@pytest.mark.parametrize("section", [LENGTHS, FENCES, INDEX, FILTER])
+@pytest.mark.parametrize("section", [LENGTHS, FENCES, SUMS, INDEX, FILTER])
 def test_blocks_that_changed_places_do_not_check(tmp_path: Path, section: int) -> None:
-    count = GROUP * BLOCK // 8 + GROUP
+    count = GROUP * BLOCK // (4 if section == SUMS else 8) + GROUP
     table: Table = {b"%06d" % number: bytes(number * 7 % 50) for number in range(count)}
     info = write(tmp_path, table, chunk=10_000)
     path = tmp_path / "000009.sst"

@@ -11,7 +11,7 @@ import pytest
 from oblivion_dbm import CorruptionError, error
 from oblivion_dbm.engine.compactor import Compactor
 from oblivion_dbm.engine.filesystem import FileSystem
-from oblivion_dbm.engine.kernel import pairs, replay
+from oblivion_dbm.engine.kernel import SHAPES, replay
 from oblivion_dbm.engine.manifest import Manifest
 from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.options import Options
@@ -60,7 +60,7 @@ def forest(tmp_path: Path) -> Forest:
 
 
 def contents(tree: Tree) -> dict[bytes, bytes]:
-    return dict(tree.scan(pairs, None, None, False))
+    return dict(tree.scan(SHAPES["pairs"], None, None, False))
 
 
 def test_an_empty_tree_has_nothing(forest: Forest) -> None:
@@ -99,7 +99,7 @@ def test_a_cleared_memtable_hides_everything_older(forest: Forest) -> None:
 def test_a_snapshot_stands_still_while_the_tree_goes_on(forest: Forest) -> None:
     tree = forest.tree({b"a": b"1"})
     write(tree.memtables[0], {b"b": b"1"})
-    scan = tree.scan(pairs, None, None, False)
+    scan = tree.scan(SHAPES["pairs"], None, None, False)
     write(tree.memtables[0], {b"a": None, b"b": b"2", b"c": b"2"})
     tree.show()
     assert list(scan) == [(b"a", b"1"), (b"b", b"1")]
@@ -166,7 +166,7 @@ def test_a_version_that_does_not_open_is_not_adopted(forest: Forest) -> None:
 
 def test_tables_and_layers_are_let_go_once_no_scan_needs_them(forest: Forest) -> None:
     tree = forest.tree({b"a": b"1"})
-    scan = tree.scan(pairs, None, None, False)
+    scan = tree.scan(SHAPES["pairs"], None, None, False)
     (number,) = tree.tables
     table = weakref.ref(tree.tables[number])
     tree.adopt(tree.version.replace(runs=()))
@@ -181,7 +181,7 @@ def test_tables_and_layers_are_let_go_once_no_scan_needs_them(forest: Forest) ->
 
 def test_a_tree_that_has_ended_raises_from_every_side(forest: Forest) -> None:
     tree = forest.tree({b"a": b"1", b"b": b"2"})
-    begun, fresh = (tree.scan(pairs, None, None, False) for _ in range(2))
+    begun, fresh = (tree.scan(SHAPES["pairs"], None, None, False) for _ in range(2))
     assert next(begun) == (b"a", b"1")
     problem = error("ended")
     tree.end(problem)

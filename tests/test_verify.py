@@ -19,6 +19,7 @@ from oblivion_dbm.engine.sstable import (
     FOOTER,
     INDEX,
     LENGTHS,
+    SUMS,
     TAIL,
     TAIL_MAGIC,
     SSTable,
@@ -129,7 +130,7 @@ def test_the_finding_tells_the_offset(store: Path) -> None:
     assert repr(found) == f"{path}: byte 16: {found.meaning}"
 
 
-@pytest.mark.parametrize("section", [LENGTHS, FENCES, INDEX, FILTER])
+@pytest.mark.parametrize("section", [LENGTHS, FENCES, SUMS, INDEX, FILTER])
 def test_damage_to_every_section_of_a_table_is_found(store: Path, section: int) -> None:
     version = load(SYSTEM, str(store))
     info = version.runs[-1].tables[0]
@@ -262,8 +263,8 @@ def mend_footer(data: bytearray, crcs_at: int, crcs_size: int) -> int:
     return crc
 
 
-@pytest.mark.parametrize("section", [INDEX, FILTER])
-def test_an_index_or_filter_that_misses_a_key_is_found_though_every_crc_matches(
+@pytest.mark.parametrize("section", [SUMS, INDEX, FILTER])
+def test_a_section_that_does_not_fit_the_records_is_found_though_every_crc_matches(
     tmp_path: Path, section: int
 ) -> None:
     version = plant(tmp_path, KEYS, RECORDS)
@@ -280,5 +281,5 @@ def test_an_index_or_filter_that_misses_a_key_is_found_though_every_crc_matches(
     info.footer_crc = mend_footer(data, table._crcs_at, 4 * table._first_blocks[-1])
     path.write_bytes(data)
     (tmp_path / "MANIFEST").write_bytes(render(version))
-    word = "index" if section == INDEX else "filter"
+    word = {SUMS: "sum", INDEX: "index", FILTER: "filter"}[section]
     assert any(word in meaning for _, meaning in findings(tmp_path))
