@@ -6,6 +6,7 @@ reopening, a reader beside the writer and held snapshots are steps too.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -194,7 +195,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 StoreMachine.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=int(os.environ.get("OBLIVION_DBM_EXAMPLES", "60")),
     stateful_step_count=40,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
