@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from _operator import index
+from errno import ENOENT
 
 from oblivion_dbm.engine.options import FULL, OFF, Options
 from oblivion_dbm.engine.storage_engine import open_store, remove_store
+from oblivion_dbm.errors import error
 from oblivion_dbm.mapping import OrderedMapping, to_bytes
 
 TYPE_CHECKING = False
@@ -43,6 +45,14 @@ def _parse_flag(flag: str, sync: str | None) -> tuple[str, str]:
     if len(asked) > 1:
         raise ValueError(f"flag {flag!r} and sync={sync!r} contradict each other")
     return first, asked.pop() if asked else "normal"
+
+
+def _absolute(path: Path) -> str:
+    """Return ``path`` as an absolute str; ``error`` where it is empty, as for any file."""
+    name = os.fsdecode(path)
+    if not name:
+        raise error(ENOENT, "the path of a store is empty", name)
+    return os.path.abspath(name)
 
 
 class Database(OrderedMapping):
@@ -96,7 +106,7 @@ class Database(OrderedMapping):
         first, sync_mode = _parse_flag(flag, sync)
         settings = Options(sync=sync_mode, lock_timeout=lock_timeout, **options)
         mode = index(mode)
-        self._path = os.path.abspath(os.fsdecode(path))
+        self._path = _absolute(path)
         self._engine = open_store(self._path, first, settings, mode)
         self._put = self._engine.put
         self._value = self._engine.value
@@ -296,4 +306,4 @@ def remove(path: Path) -> None:
     Raises ``error``, before anything has changed, where there is no store, where
     its directory holds other files, and where somebody is writing to it.
     """
-    remove_store(os.path.abspath(os.fsdecode(path)))
+    remove_store(_absolute(path))

@@ -502,3 +502,10 @@ def test_what_is_too_long_for_the_format_is_a_value_error_that_names_the_limit(
                 with pytest.raises(ValueError, match=meaning):
                     call()
         assert disk(store) == before
+
+
+def test_an_empty_path_is_no_store() -> None:
+    for opener in (Database, oblivion_dbm.open):
+        with pytest.raises(error) as caught:
+            opener("", "c")
+        assert caught.value.errno == errno.ENOENT

@@ -194,9 +194,9 @@ class Run:
                 model.pop(key, None)
                 act = partial(engine.delete, key)
             elif kind < 17:
-                changes = {b"%d" % self.dice.randrange(40): value for _ in range(5)}
-                model.update(changes)
-                act = partial(engine.write, changes, False)
+                pairs = {b"%d" % self.dice.randrange(40): value for _ in range(5)}
+                model.update(pairs)
+                act = partial(engine.write, dict(pairs), False)
             elif kind < 18 and self.dice.random() < 0.5:
                 model.clear()
                 act = engine.clear

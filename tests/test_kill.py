@@ -23,13 +23,14 @@ from oblivion_dbm import Database
 ROUNDS = int(os.environ.get("OBLIVION_DBM_KILLS", "40"))
 LIMITS = {"memtable_limit": 60_000, "table_limit": 50_000, "fan_in": 3}
 
-Operation = Callable[[Database], None]
+Operation = Callable[[Database], object]
 Model = dict[bytes, bytes]
+Effect = Callable[[Model], object]
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
 
-def operations(seed: int) -> Iterator[tuple[Operation, Callable[[Model], None]]]:
+def operations(seed: int) -> Iterator[tuple[Operation, Effect]]:
     """Yield endless pairs: what to do to a store, and the same for a dict."""
     dice = random.Random(seed)
     while True:
@@ -54,16 +55,16 @@ def operations(seed: int) -> Iterator[tuple[Operation, Callable[[Model], None]]]
             yield (lambda db: db.sync()), (lambda model: None)
 
 
-def _put(key: bytes, value: bytes) -> tuple[Operation, Callable[[Model], None]]:
+def _put(key: bytes, value: bytes) -> tuple[Operation, Effect]:
     return (lambda db: db.__setitem__(key, value)), (lambda model: model.__setitem__(key, value))
 
 
-def _batch(pairs: Model) -> tuple[Operation, Callable[[Model], None]]:
+def _batch(pairs: Model) -> tuple[Operation, Effect]:
     return (lambda db: db.put_many(pairs)), (lambda model: model.update(pairs))
 
 
-def _delete(key: bytes) -> tuple[Operation, Callable[[Model], None]]:
-    return (lambda db: db.pop(key, None)), (lambda model: model.pop(key, None) and None)
+def _delete(key: bytes) -> tuple[Operation, Effect]:
+    return (lambda db: db.pop(key, None)), (lambda model: model.pop(key, None))
 
 
 def write_until_killed(path: str, sync: str, seed: int, skip: int, pipe: int) -> None:

@@ -96,6 +96,7 @@ class Follower:
         except BaseException:
             recovery.close()
             raise
+        self._watched, self._appended = (-1,), -1
         if self._recovery is not None:
             self._recovery.close()
         self._recovery = recovery
