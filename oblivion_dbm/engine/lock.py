@@ -94,21 +94,15 @@ class GenerationWord:
     def __init__(self, filesystem: FileSystem, directory: str) -> None:
         path = filesystem.join(directory, LOCK)
         self.words: Any = (0,)
-        self._map: Any = None
         if filesystem.kind(path) == "missing":
             return
         file = filesystem.open(path)
         try:
             if filesystem.size(file) >= _WORDS.size:
-                self._map = filesystem.map(file, _WORDS.size)
-                self.words = filesystem.words(self._map, 0, 1)
+                self.words = filesystem.words(filesystem.map(file, _WORDS.size), 0, 1)
         finally:
             filesystem.close(file)
 
     def close(self) -> None:
-        """Let go of the map."""
-        if self._map is not None:
-            self.words.release()
-            self.words = (0,)
-            self._map.close()
-            self._map = None
+        """Let go of the map; not by force, as another thread may be looking at the word."""
+        self.words = (0,)

@@ -68,8 +68,9 @@ class Layer:
         for each key, the first time a count is wanted after it came.
         """
         new = len(self.records) - self.classified
-        for key in list(islice(reversed(self.records), new)):
-            self.live_below += value(key) is not None
+        keys = list(islice(reversed(self.records), new))
+        # A look-up may raise; then all of them are asked again.
+        self.live_below += sum(value(key) is not None for key in keys)
         self.classified += new
         return len(self.records) - len(self.tombstones) - self.live_below
 

@@ -419,9 +419,7 @@ class Segment:
         return bytes(self.buffer[offset:]).rstrip(b"\0")
 
     def _let_go(self) -> None:
-        if not isinstance(self.buffer, bytes):
-            self.words.release()
-            self.buffer.close()
+        # Not released by force: another thread may be looking at the word.
         self.buffer, self.words = b"", (0,)
 
     def close(self) -> None:
