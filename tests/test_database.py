@@ -504,3 +504,17 @@ def test_a_store_can_be_moved_and_copied_when_it_is_closed(path: Path, tmp_path:
         assert db["a"] == b"1"
         assert db.verify() == []
     assert not path.exists()
+
+
+def test_an_absent_key_touches_few_indexes(tmp_path: Path) -> None:
+    with Database(tmp_path / "store", memtable_limit=1 << 30, fan_in=8) as db:
+        for run in range(3):
+            db.put_many({b"%d-%d" % (run, number): b"" for number in range(20_000)})
+            db.flush()
+        assert len(db.stats()["runs"]) == 3
+        absent = 20_000
+        assert not any(b"absent-%d" % number in db for number in range(absent))
+        stats = db.stats()
+        assert stats["absent_lookups"] == absent
+        # At most 12 bits a key, at most 1 % of false positives in each of the three.
+        assert stats["filter_false_positives"] / (3 * absent) <= 0.01
