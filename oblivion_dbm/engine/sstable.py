@@ -23,6 +23,11 @@ PROBE_LIMIT slots is left to binary search.  So a point read is one hash, one
 or two slots, one slice and one crc.  Before it stands a Bloom filter of 12
 bits a key; every 16 home slots share two of its words, three bits in each.
 
+>>> pack_header().hex(" ")
+'6f 62 6c 69 76 73 73 74 01 00 00 00 b9 fd be 15'
+
+(The other parts, byte by byte, are in ``docs/format.md``.)
+
 Price: 13 bytes of a record are overhead, and beside it stand 12 bytes of
 index, 2 of length, 1.5 of filter and 0.2 of fences, sums and crcs.
 """
