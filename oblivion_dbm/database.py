@@ -18,6 +18,7 @@ from oblivion_dbm.mapping import OrderedMapping, to_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import RLock
     from collections.abc import Iterator
     from types import TracebackType
     from typing import Any
@@ -196,6 +197,10 @@ class Database(OrderedMapping):
 
     def _check_writable(self) -> None:
         self._engine.check_writable()
+
+    @property
+    def _mutex(self) -> RLock:
+        return self._engine.lock
 
     # The store.
 

@@ -14,6 +14,7 @@ from oblivion_dbm.engine.record import LONGEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import RLock
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
     from typing import Any
@@ -85,6 +86,11 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
 
     def _check_writable(self) -> None:
         """Raise unless this mapping may be changed."""
+
+    @property
+    def _mutex(self) -> RLock:
+        """The lock under which a read and the write that follows it are one."""
+        raise NotImplementedError
 
     # Walking in order.
 
@@ -240,32 +246,35 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
 
     def pop(self, key: Any, default: Any = _MISSING) -> Any:
         """Remove ``key`` and return its value, or ``default``; KeyError without one."""
-        value = self.get(key)
-        if value is None:
-            self._check_writable()
-            if default is _MISSING:
-                raise KeyError(key)
-            return default
-        del self[key]
-        return value
+        with self._mutex:
+            value = self.get(key)
+            if value is None:
+                self._check_writable()
+                if default is _MISSING:
+                    raise KeyError(key)
+                return default
+            del self[key]
+            return value
 
     def popitem(self) -> Pair:
         """Remove the smallest key; return (key, value).  O(log n).
 
         Raises KeyError when there is none.
         """
-        self._check_writable()
-        pair = self.first()
-        del self[pair[0]]
-        return pair
+        with self._mutex:
+            self._check_writable()
+            pair = self.first()
+            del self[pair[0]]
+            return pair
 
     def setdefault(self, key: Any, default: Any = b"") -> bytes:
         """Return the value of ``key``, after putting ``default`` where it has none."""
-        value = self.get(key)
-        if value is None:
-            value = to_bytes(default, "value")
-            self[key] = value
-        return value
+        with self._mutex:
+            value = self.get(key)
+            if value is None:
+                value = to_bytes(default, "value")
+                self[key] = value
+            return value
 
     def clear(self) -> None:
         """Remove every key."""
@@ -273,9 +282,10 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
 
     def _delete_range(self, part: slice) -> None:
         """Remove the keys of a slice as one."""
-        self._check_writable()
-        keys = self._keys(*self._slice(part))
-        self._write(dict.fromkeys(keys), False)
+        with self._mutex:
+            self._check_writable()
+            keys = self._keys(*self._slice(part))
+            self._write(dict.fromkeys(keys), False)
 
 
 class _Items(ItemsView[bytes, bytes]):
@@ -416,11 +426,16 @@ class Prefixed(OrderedMapping):
         return next(self._keys(None, None), None)
 
     def _write(self, changes: dict[bytes, bytes | None], cleared: bool) -> None:
-        full: dict[bytes, bytes | None] = {}
-        if cleared:
-            full = dict.fromkeys(self._whole._keys(*self._bounds(None, None)))
-        full.update((self.prefix + key, value) for key, value in changes.items())
-        self._whole._write(full, False)
+        with self._mutex:
+            full: dict[bytes, bytes | None] = {}
+            if cleared:
+                full = dict.fromkeys(self._whole._keys(*self._bounds(None, None)))
+            full.update((self.prefix + key, value) for key, value in changes.items())
+            self._whole._write(full, False)
 
     def _check_writable(self) -> None:
         self._whole._check_writable()
+
+    @property
+    def _mutex(self) -> RLock:
+        return self._whole._mutex

@@ -218,8 +218,9 @@ class Writer(StorageEngine):
 
     def check_writable(self) -> None:
         """Raise unless this handle can write."""
-        self.check()
-        self._path.check()
+        with self.lock:  # else another thread's write would look like one's own
+            self.check()
+            self._path.check()
 
     def delete(self, key: bytes) -> bool:
         """Remove a key; False when it has no value.  Costs a look-up and a write."""
