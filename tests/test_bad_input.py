@@ -509,3 +509,25 @@ def test_an_empty_path_is_no_store() -> None:
         with pytest.raises(error) as caught:
             opener("", "c")
         assert caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.parametrize("sync", ["normal", "full"])
+def test_a_log_cut_at_any_length_is_damage_to_every_opener(tmp_path: Path, sync: str) -> None:
+    path = tmp_path / "store"
+    with Database(path, sync=sync) as db:
+        for number in range(5):
+            db[b"%d" % number] = b"value"
+    (log,) = path.glob("*.wal")
+    whole = log.read_bytes()
+    end = 4096 + 5 * (13 + 1 + 5)
+    for length in [*range(0, 4096, 511), *range(4096, end + 3)]:
+        log.write_bytes(whole[:length])
+        for flag in "rw":
+            if length < end:
+                with pytest.raises(CorruptionError) as caught:
+                    Database(path, flag)
+                assert caught.value.filename == str(log)
+                assert 0 <= caught.value.offset <= length
+            else:
+                with Database(path, flag) as db:
+                    assert len(db) == 5

@@ -126,8 +126,7 @@ class Follower:
     def _read_on(self, recovery: Recovery, place: int, segment: Segment) -> None:
         """Apply what was published in one segment since the last look."""
         appended = segment.appended
-        if appended > len(segment.buffer):
-            segment.remap()
+        segment.reach(appended)
         visible = segment.synced()[0] if segment.synced_only else appended
         memtable, start = recovery.memtables[place], recovery.ends[place]
         end, sealed = replay_into(memtable, segment.buffer, start, visible)

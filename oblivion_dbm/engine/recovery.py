@@ -171,10 +171,10 @@ class Recovery:
         if same_boot and required < max(synced, segment.prelude_end):
             meaning = f"appended-up-to is {required}, below what is synced"
             raise CorruptionError(segment.path, APPENDED_AT, meaning)
+        segment.reach(required)
         limit = len(segment.buffer)
         if self._readable_only and same_boot:
-            limit = min(limit, synced if segment.synced_only else required)
-            required = limit
+            limit = required = synced if segment.synced_only else required
         end, sealed = replay_into(memtable, segment.buffer, DATA_AT, limit)
         if end < required and not sealed:
             raise segment.explain(end)

@@ -347,6 +347,14 @@ class Segment:
             self._let_go()
             self.buffer, self.words = buffer, words
 
+    def reach(self, position: int) -> None:
+        """Make the bytes below ``position`` readable; CorruptionError if the file is shorter."""
+        if position > len(self.buffer):
+            self.remap()
+        if position > len(self.buffer):
+            meaning = f"expected {position} bytes, found {len(self.buffer)}"
+            raise CorruptionError(self.path, len(self.buffer), meaning)
+
     def _read_header(self, store_id: bytes) -> None:
         data = self.buffer[: _HEADER.size]
         if data[:8] != MAGIC:
