@@ -177,17 +177,17 @@ class Database(OrderedMapping):
     def _pairs(
         self, start: bytes | None, stop: bytes | None, reverse: bool = False
     ) -> Iterator[Pair]:
-        return self._engine.scan("pairs", start, stop, reverse)
+        return self._engine.scan("pairs", start, stop, reverse, self)
 
     def _keys(
         self, start: bytes | None, stop: bytes | None, reverse: bool = False
     ) -> Iterator[bytes]:
-        return self._engine.scan("keys", start, stop, reverse)
+        return self._engine.scan("keys", start, stop, reverse, self)
 
     def _values(
         self, start: bytes | None, stop: bytes | None, reverse: bool = False
     ) -> Iterator[bytes]:
-        return self._engine.scan("values", start, stop, reverse)
+        return self._engine.scan("values", start, stop, reverse, self)
 
     def _first_key(self) -> bytes | None:
         return self._engine.first()

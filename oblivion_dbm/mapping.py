@@ -319,25 +319,34 @@ class Batch:
     nothing if it ends by an exception.  Deleting an absent key is no error.
     """
 
-    __slots__ = ("_changes", "_cleared", "_write")
+    __slots__ = ("_changes", "_cleared", "_ended", "_write")
 
     def __init__(self, write: Callable[[dict[bytes, bytes | None], bool], None]) -> None:
         self._write = write
         self._changes: dict[bytes, bytes | None] = {}
         self._cleared = False
+        self._ended = False
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise ValueError("this batch has ended with its with block")
 
     def __setitem__(self, key: Bytes, value: Bytes) -> None:
+        self._check_open()
         self._changes[to_bytes(key, "key")] = to_bytes(value, "value")
 
     def __delitem__(self, key: Bytes) -> None:
+        self._check_open()
         self._changes[to_bytes(key, "key")] = None
 
     def clear(self) -> None:
         """Remove everything, the changes gathered so far included."""
+        self._check_open()
         self._changes.clear()
         self._cleared = True
 
     def __enter__(self) -> Batch:
+        self._ended = False
         return self
 
     def __exit__(
@@ -346,6 +355,7 @@ class Batch:
         problem: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._ended = True
         changes, self._changes = self._changes, {}
         cleared, self._cleared = self._cleared, False
         if kind is None and (changes or cleared):

@@ -531,3 +531,43 @@ def test_a_log_cut_at_any_length_is_damage_to_every_opener(tmp_path: Path, sync:
             else:
                 with Database(path, flag) as db:
                     assert len(db) == 5
+
+
+def test_a_manifest_of_something_else_makes_no_store(tmp_path: Path) -> None:
+    (tmp_path / "MANIFEST").write_text("include README\n")
+    (tmp_path / "setup.py").touch()
+    for flag in "rwcn":
+        with pytest.raises(error):
+            Database(tmp_path, flag)
+    with pytest.raises(error):
+        oblivion_dbm.remove(tmp_path)
+    (tmp_path / "setup.py").unlink()
+    with pytest.raises(error):
+        oblivion_dbm.remove(tmp_path)
+    assert (tmp_path / "MANIFEST").read_text() == "include README\n"
+    assert os.listdir(tmp_path) == ["MANIFEST"]
+
+
+@pytest.mark.parametrize("kind", ["wal", "sst"])
+def test_a_file_that_is_missing_is_damage_to_every_opener(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "store"
+    with Database(path) as db:
+        db["a"] = "1"
+        db.flush()
+        db["b"] = "2"
+    (missing,) = path.glob(f"*.{kind}")
+    missing.unlink()
+    for flag in "rwc":
+        with pytest.raises(CorruptionError, match="missing") as caught:
+            Database(path, flag)
+        assert caught.value.filename == str(missing)
+        assert caught.value.errno != errno.ENOENT
+
+
+def test_a_store_without_its_lock_file_is_removed_whole(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    with Database(path) as db:
+        db["a"] = "1"
+    (path / "LOCK").unlink()
+    oblivion_dbm.remove(path)
+    assert not path.exists()

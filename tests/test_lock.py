@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oblivion_dbm import error
-from oblivion_dbm.engine.filesystem import FileSystem
+from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.lock import GenerationWord, WriterLock
 
 SYSTEM = FileSystem()
@@ -164,3 +164,25 @@ def test_a_lock_file_that_was_cut_short_is_made_whole(tmp_path: Path) -> None:
     assert len((tmp_path / "LOCK").read_bytes()) == 16
     lock.release()
     assert os.path.exists(tmp_path / "LOCK")
+
+
+def test_a_lock_that_was_unlinked_while_somebody_waited_is_not_taken(tmp_path: Path) -> None:
+    """Else the waiter and whoever makes the store anew would both be writers."""
+
+    class Removing(FileSystem):
+        """Removes the LOCK, and makes another one, between opening and locking it."""
+
+        turns = 1
+
+        def lock(self, file: File) -> bool:
+            if self.turns:
+                self.turns -= 1
+                os.unlink(file.path)
+                Path(file.path).touch()
+            return super().lock(file)
+
+    lock = WriterLock(Removing(), str(tmp_path))
+    with pytest.raises(error) as caught:
+        WriterLock(FileSystem(), str(tmp_path))
+    assert caught.value.errno == errno.EAGAIN
+    lock.release()

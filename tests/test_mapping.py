@@ -498,3 +498,15 @@ def test_walks_are_lazy(db: OrderedMapping) -> None:
 def test_to_bytes_takes_str_and_bytes_likes_and_nothing_else(wrong: Any) -> None:
     with pytest.raises(TypeError, match="keys are str or bytes-like, not"):
         to_bytes(wrong, "key")
+
+
+def test_a_batch_that_has_ended_takes_nothing_more(db: OrderedMapping) -> None:
+    with db.batch() as batch:
+        batch["in time"] = "1"
+    with pytest.raises(ValueError, match="ended"):
+        batch["late"] = "2"
+    with pytest.raises(ValueError, match="ended"):
+        del batch["in time"]
+    with pytest.raises(ValueError, match="ended"):
+        batch.clear()
+    assert dict(db) == {b"in time": b"1"}

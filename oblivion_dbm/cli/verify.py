@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from oblivion_dbm.cli.command import FAILED, OK, Command
 from oblivion_dbm.cli.words import counted
 from oblivion_dbm.database import Database
+from oblivion_dbm.engine.verify import verify
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -17,12 +18,12 @@ def _arguments(parser: ArgumentParser) -> None:
 
 
 def _run(arguments: Namespace) -> int:
+    findings = verify(arguments.store)
+    for finding in findings:
+        print(finding)
+    if findings:
+        return FAILED
     with Database(arguments.store, "r") as database:
-        findings = database.verify()
-        for finding in findings:
-            print(finding)
-        if findings:
-            return FAILED
         records = counted(len(database), "record")
         print(f"{arguments.store}: {records}, every byte checked, nothing wrong")
     return OK

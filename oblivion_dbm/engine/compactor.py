@@ -5,6 +5,7 @@ from __future__ import annotations
 from oblivion_dbm.engine.filenames import table as table_name
 from oblivion_dbm.engine.merge import LARGEST_CHUNK, growing_sizes, merge, without_tombstones
 from oblivion_dbm.engine.record import DELETE
+from oblivion_dbm.engine.sstable import LARGEST_STRETCH
 from oblivion_dbm.engine.table_writer import TableWriter
 from oblivion_dbm.engine.version import Run
 
@@ -117,8 +118,10 @@ class Compactor:
             self._mode,
         )
 
-    def discard(self, run: Run) -> None:
-        """Remove the files of a run that was written but not installed."""
+    def discard(self, run: Run | None) -> None:
+        """Remove the files of a run, unless the MANIFEST on disk may name them."""
+        if run is None or self._manifest.may_name(run.tables[0].number):
+            return
         for info in run.tables:
             self._manifest.forget(info.number)
             self._filesystem.remove(self._filesystem.join(self._directory, table_name(info.number)))
@@ -131,7 +134,12 @@ def whole_run(tables: Iterable[SSTable]) -> Iterator[Chunk]:
 
 
 def _in_chunks(records: dict[bytes, bytes]) -> Iterator[Chunk]:
+    """Yield what a MemTable holds in order; the writer joins a chunk, so none is large."""
     keys = sorted(records)
     for start in range(0, len(keys), LARGEST_CHUNK):
         part = keys[start : start + LARGEST_CHUNK]
-        yield part, list(map(records.__getitem__, part))
+        found = list(map(records.__getitem__, part))
+        if sum(map(len, found)) <= LARGEST_STRETCH:
+            yield part, found
+        else:
+            yield from (([key], [record]) for key, record in zip(part, found))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from _thread import get_ident
 from _weakref import ref
 
 from oblivion_dbm.errors import error
@@ -37,7 +36,9 @@ def _translated(call: Call) -> Call:
         except error:
             raise
         except OSError as problem:
-            raise error(problem.errno, problem.strerror, problem.filename) from problem
+            subject = args[1] if len(args) > 1 else None
+            name = problem.filename or getattr(subject, "path", subject)
+            raise error(problem.errno, problem.strerror, name) from problem
 
     translated.__name__ = call.__name__
     translated.__doc__ = call.__doc__
@@ -201,6 +202,14 @@ class FileSystem:
         return True
 
     @_translated
+    def is_at(self, file: File, path: str) -> bool:
+        """Tell whether ``path`` still names this very file."""
+        try:
+            return os.path.samestat(os.fstat(file.descriptor), os.stat(path))
+        except FileNotFoundError:
+            return False
+
+    @_translated
     def unlock(self, file: File) -> None:
         """Give the flock back, also on behalf of children that inherited it."""
         if fcntl is not None:
@@ -209,10 +218,6 @@ class FileSystem:
     def process(self) -> int:
         """Return the number of this process."""
         return os.getpid()
-
-    def thread(self) -> int:
-        """Return a number for the calling thread, unique among the living."""
-        return get_ident()
 
     def boot(self) -> bytes:
         """Return 16 bytes that are the same until the machine starts anew.

@@ -7,14 +7,12 @@ appended-up-to in the live log segment; each look costs some 30 ns.
 
 from __future__ import annotations
 
-from errno import ENOENT
-
 from oblivion_dbm.engine.lock import GenerationWord
-from oblivion_dbm.engine.manifest import load
+from oblivion_dbm.engine.manifest import load, missing_is_damage
 from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.recovery import Recovery, replay_into
 from oblivion_dbm.engine.tree import Tree
-from oblivion_dbm.errors import CorruptionError, error
+from oblivion_dbm.errors import error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,11 +79,7 @@ class Follower:
                 break
             except error as problem:
                 if load(self._filesystem, self._directory) == version:
-                    if problem.errno == ENOENT and isinstance(problem.filename, str):
-                        raise CorruptionError(
-                            problem.filename, 0, "the MANIFEST names this file; it is missing"
-                        ) from problem
-                    raise
+                    raise missing_is_damage(problem) from problem
         self._generation = generation
         self._advance()
 
@@ -126,8 +120,8 @@ class Follower:
     def _read_on(self, recovery: Recovery, place: int, segment: Segment) -> None:
         """Apply what was published in one segment since the last look."""
         appended = segment.appended
-        segment.reach(appended)
         visible = segment.synced()[0] if segment.synced_only else appended
+        segment.reach(visible)  # after the look: both go on while this goes on
         memtable, start = recovery.memtables[place], recovery.ends[place]
         end, sealed = replay_into(memtable, segment.buffer, start, visible)
         if end < visible and not sealed:

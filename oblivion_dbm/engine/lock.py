@@ -40,12 +40,21 @@ class WriterLock:
     ) -> None:
         self._filesystem = filesystem
         path = filesystem.join(directory, LOCK)
-        if filesystem.kind(path) == "missing":
-            with suppress(error):  # another process was faster
-                filesystem.close(filesystem.create(path, mode))
-        self._file = filesystem.open(path, writable=True)
+        while True:
+            if filesystem.kind(path) == "missing":
+                with suppress(error):  # another process was faster
+                    filesystem.close(filesystem.create(path, mode))
+            self._file = filesystem.open(path, writable=True)
+            try:
+                self._acquire(directory, timeout)
+                if filesystem.is_at(self._file, path):
+                    break
+            except BaseException:
+                filesystem.close(self._file)
+                raise
+            # The store was removed, and perhaps made anew, while this one waited.
+            filesystem.close(self._file)
         try:
-            self._acquire(directory, timeout)
             if filesystem.size(self._file) < _WORDS.size:
                 filesystem.write(self._file, 0, bytes(_WORDS.size))
             self.generation = self._read()[0]

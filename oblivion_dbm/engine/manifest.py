@@ -23,7 +23,7 @@ The order that keeps data safe is in ``Manifest.install``, and only there.
 from __future__ import annotations
 
 from contextlib import suppress
-from errno import EIO, ENOTSUP, ESTALE
+from errno import EIO, ENOENT, ENOTSUP, ESTALE
 
 from oblivion_dbm.engine import filenames
 from oblivion_dbm.engine.record import crc32c
@@ -144,6 +144,25 @@ def load(filesystem: FileSystem, directory: str) -> Version:
         return parse(filesystem.read(file, 0, filesystem.size(file)), path)
     finally:
         filesystem.close(file)
+
+
+def begins_as_one(filesystem: FileSystem, directory: str) -> bool:
+    """Tell whether the MANIFEST in ``directory`` begins as one of ours does."""
+    path = filesystem.join(directory, filenames.MANIFEST)
+    if filesystem.kind(path) != "file":
+        return False
+    file = filesystem.open(path)
+    try:
+        return filesystem.read(file, 0, len(FIRST_WORD) + 1) == f"{FIRST_WORD} ".encode()
+    finally:
+        filesystem.close(file)
+
+
+def missing_is_damage(problem: error) -> error:
+    """Return what to raise for a file that the MANIFEST names and that does not open."""
+    if problem.errno == ENOENT and isinstance(problem.filename, str):
+        return CorruptionError(problem.filename, 0, "the MANIFEST names this file; it is missing")
+    return problem
 
 
 class Manifest:

@@ -147,7 +147,8 @@ class Recovery:
         before, chain = self.segments[place - 1], self._chains[place]
         if self._over or chain is None:
             same_boot = segment.boot == self.boot and not self._readable_only
-            if same_boot and segment.appended > segment.prelude_end:
+            synced = not self._readable_only and segment.synced()[0] > segment.prelude_end
+            if synced or (same_boot and segment.appended > segment.prelude_end):
                 meaning = "records, but no end of the log before it"
                 raise CorruptionError(segment.path, DATA_AT, meaning)
             self._over = True
@@ -171,7 +172,7 @@ class Recovery:
         if same_boot and required < max(synced, segment.prelude_end):
             meaning = f"appended-up-to is {required}, below what is synced"
             raise CorruptionError(segment.path, APPENDED_AT, meaning)
-        segment.reach(required)
+        segment.reach(max(required, synced))
         limit = len(segment.buffer)
         if self._readable_only and same_boot:
             limit = required = synced if segment.synced_only else required

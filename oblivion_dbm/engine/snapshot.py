@@ -82,13 +82,14 @@ class Scan:
 
     Items run through C code a chunk at a time; to end the walk the chunk under
     way is emptied, and the next one asked for raises.  It keeps its snapshot
-    alive for as long as it goes on.
+    and its ``owner``, the handle, alive for as long as it goes on.
     """
 
-    __slots__ = ("__weakref__", "_chunk", "_problem", "_snapshot")
+    __slots__ = ("__weakref__", "_chunk", "_owner", "_problem", "_snapshot")
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, owner: object = None) -> None:
         self._snapshot = snapshot
+        self._owner = owner
         self._chunk: list[Any] = []
         self._problem: Exception | None = None
 

@@ -34,6 +34,7 @@ index, 2 of length, 1.5 of filter and 0.2 of fences, sums and crcs.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from errno import ENOTSUP
 from itertools import accumulate, pairwise
 from struct import Struct
@@ -77,6 +78,8 @@ WIDTHS = {2: "H", 4: "I", 8: "Q"}
 FOOTER = Struct("<I16sQQQQQIIIIIQQQQQQQQQQIIII")
 TAIL = Struct("<I8s")
 LONGEST_TABLE = 1 << 40
+#: Bytes of records that are cut out of a table at once, if it is more than one record.
+LARGEST_STRETCH = 1 << 20
 
 
 def pack_header() -> bytes:
@@ -282,7 +285,7 @@ class SSTable:
         begins = [*ends[:-1:GROUP], ends[-1]]
         data, number = self.data, self.info.number
         sums = [
-            sum_group(data[begin:end], number, group)
+            sum_group([data[begin:end]], number, group)
             for group, (begin, end) in enumerate(pairwise(begins), first)
         ]
         return bool(sums == self._sums[first:last].tolist())
@@ -353,13 +356,25 @@ class SSTable:
             if reverse:
                 middle = high - size
                 middle = max(low, middle // GROUP * GROUP if size >= GROUP else middle)
+                middle = self._fitting(middle, high, reverse)
                 yield middle, high
                 high = middle
             else:
                 middle = low + size
                 middle = min(high, -(-middle // GROUP) * GROUP if size >= GROUP else middle)
+                middle = self._fitting(low, middle, reverse)
                 yield low, middle
                 low = middle
+
+    def _fitting(self, low: int, high: int, reverse: bool) -> int:
+        """Return where to cut [low, high) so that it fits LARGEST_STRETCH, or holds one record."""
+        end = self.records_end if high == len(self) else self.offset(high)
+        if end - self.offset(low) <= LARGEST_STRETCH:
+            return low if reverse else high
+        ends = self.ends(low, high)
+        if reverse:
+            return min(high - 1, low + bisect_left(ends, end - LARGEST_STRETCH))
+        return max(low + 1, low + bisect_right(ends, ends[0] + LARGEST_STRETCH) - 1)
 
     def close(self) -> None:
         """Let go of the map.  Reads in progress in other threads fail."""

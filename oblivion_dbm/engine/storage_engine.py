@@ -19,7 +19,7 @@ from oblivion_dbm.engine import filenames, kernel
 from oblivion_dbm.engine.filesystem import FileSystem, after_fork
 from oblivion_dbm.engine.follower import Follower
 from oblivion_dbm.engine.lock import WriterLock
-from oblivion_dbm.engine.manifest import Manifest, load
+from oblivion_dbm.engine.manifest import Manifest, begins_as_one, load
 from oblivion_dbm.engine.record import BATCH, CLEAR, DELETE, LONGEST, PUT, encode
 from oblivion_dbm.engine.recovery import apply_batch
 from oblivion_dbm.engine.version import Version
@@ -78,13 +78,21 @@ class StorageEngine:
         self.check()
 
     def scan(
-        self, shape: str, start: bytes | None, stop: bytes | None, reverse: bool
+        self,
+        shape: str,
+        start: bytes | None,
+        stop: bytes | None,
+        reverse: bool,
+        owner: object = None,
     ) -> Iterator[Any]:
-        """Return an iterator of "pairs", "keys" or "values" over a snapshot of [start, stop)."""
+        """Return an iterator of "pairs", "keys" or "values" over a snapshot of [start, stop).
+
+        ``owner`` is kept alive as long as the iterator is.
+        """
         self.refresh()
         with self.lock:
             self.check()
-            return self.tree.scan(kernel.SHAPES[shape], start, stop, reverse)
+            return self.tree.scan(kernel.SHAPES[shape], start, stop, reverse, owner)
 
     def first(self) -> bytes | None:
         """Return the smallest key with a value, None when there is none."""
@@ -357,14 +365,24 @@ def open_store(
         raise
 
 
+def _is_store(filesystem: FileSystem, path: str, names: list[str]) -> bool:
+    """Tell a store, damaged ones included, from a directory that has a MANIFEST of its own."""
+    if filenames.MANIFEST not in names:
+        return False
+    if begins_as_one(filesystem, path):
+        return True
+    return filenames.LOCK in names and all(map(filenames.is_ours, names))
+
+
 def _what_is_at(filesystem: FileSystem, path: str, flag: str) -> str:
     """Return "store", "missing" or "file"; raise for what ``flag`` cannot open or replace."""
     kind = filesystem.kind(path)
     if kind == "directory":
         names = filesystem.list(path)
-        if filenames.MANIFEST in names:
+        if _is_store(filesystem, path, names):
             return "store"
-        strange = [name for name in names if filenames.parse(name) or not filenames.is_ours(name)]
+        known = (filenames.LOCK, filenames.MANIFEST_NEW)
+        strange = [name for name in names if name not in known]
         if strange:
             meaning = f"expected a store, found a directory with {strange[0]!r} in it"
             raise error(errno.ENOTEMPTY, meaning, path)
@@ -412,13 +430,14 @@ def remove_store(path: str, filesystem: FileSystem | None = None) -> None:
     if filesystem.kind(path) == "missing":
         raise error(errno.ENOENT, "there is no store here", path)
     names = filesystem.list(path) if filesystem.kind(path) == "directory" else []
-    if filenames.MANIFEST not in names:
-        raise error(errno.ENOTDIR, "this is no store: it has no MANIFEST", path)
+    if not _is_store(filesystem, path, names):
+        raise error(errno.ENOTDIR, "this is no store: it has no MANIFEST of ours", path)
     strange = [name for name in names if not filenames.is_ours(name)]
     if strange:
         raise error(errno.ENOTEMPTY, f"{strange[0]!r} is not part of the store", path)
     lock = WriterLock(filesystem, path)
     try:
+        names = filesystem.list(path)  # a LOCK that was missing is there now
         # The MANIFEST goes first: what is left of a cut-short removal is no store.
         for name in sorted(names, key=lambda name: name != filenames.MANIFEST):
             filesystem.remove(filesystem.join(path, name))

@@ -94,7 +94,7 @@ class TableWriter:
 
     def _end_group(self) -> None:
         group, self._group = self._group[:GROUP], self._group[GROUP:]
-        self._sums.append(sum_group(b"".join(group), self.number, len(self._sums)))
+        self._sums.append(sum_group(group, self.number, len(self._sums)))
 
     def _put(self, data: bytes) -> None:
         """Write ``data`` behind what is there; small pieces are gathered first."""

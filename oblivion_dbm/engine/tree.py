@@ -177,14 +177,22 @@ class Tree:
         return self.base_count() + sum(self.layer_changes()[-len(memtable.layers) :])
 
     def scan(
-        self, shape: Shape, start: bytes | None, stop: bytes | None, reverse: bool
+        self,
+        shape: Shape,
+        start: bytes | None,
+        stop: bytes | None,
+        reverse: bool,
+        owner: object = None,
     ) -> Iterator[Any]:
-        """Return an iterator of items over a snapshot of [start, stop)."""
+        """Return an iterator of items over a snapshot of [start, stop).
+
+        ``owner`` is kept alive as long as the iterator is.
+        """
         from weakref import WeakSet
 
         if self._scans is None:
             self._scans = WeakSet()
-        scan = Scan(self.snapshot())
+        scan = Scan(self.snapshot(), owner)
         self._scans.add(scan)
         return scan.items(shape, start, stop, reverse)
 

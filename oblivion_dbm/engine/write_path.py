@@ -18,7 +18,7 @@ from errno import EIO
 
 from oblivion_dbm.engine.compactor import Compactor
 from oblivion_dbm.engine.kernel import BUSY, Appender, refuse
-from oblivion_dbm.engine.manifest import Manifest
+from oblivion_dbm.engine.manifest import Manifest, missing_is_damage
 from oblivion_dbm.engine.memtable import OVERHEAD as KEY_OVERHEAD
 from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.options import FULL, OFF
@@ -81,12 +81,15 @@ class WritePath:
         self._quarantined: frozenset[int] = frozenset()
         self._working = False
         self.failed: BaseException | None = None
-        recovery = Recovery(filesystem, directory, version)
-        recovery.close()
+        try:
+            recovery = Recovery(filesystem, directory, version)
+            recovery.close()
+            self.tree = Tree(filesystem, directory, version)
+        except error as problem:
+            raise missing_is_damage(problem) from problem
         self._lost = recovery.lost
         self._unsynced = recovery.unsynced
         self._sequence = recovery.sequence
-        self.tree = Tree(filesystem, directory, version)
         self.tree.memtables = [recovery.merged()]
         self.appender = self.tree.appender = Appender(mutex, self._make_room)
         self.tree.show()
@@ -145,7 +148,7 @@ class WritePath:
         if self._wal is None:
             self._begin()
             self._compact_due()
-        elif len(self.tree.memtables) > 1 or self._memory() >= self._options.memtable_limit:
+        elif len(self.tree.memtables) > 1 or self._is_full():
             if len(self.tree.memtables) == 1:
                 self.rotate()
             self.flush_sealed()
@@ -162,8 +165,9 @@ class WritePath:
         assert self._wal is not None
         return self._wal
 
-    def _memory(self) -> int:
-        return self.appender.position + KEY_OVERHEAD * len(self.tree.memtables[0])
+    def _is_full(self) -> bool:
+        memory = self.appender.position + KEY_OVERHEAD * len(self.tree.memtables[0])
+        return memory >= self._options.memtable_limit
 
     # Begin.
 
@@ -192,7 +196,7 @@ class WritePath:
                 wal = self._new_wal(b"")
                 self._install_log(version.with_log(wal.number), wal)
             except BaseException:
-                self._give_up(run)
+                self._compactor.discard(run)
                 raise
             self.tree.memtables = [MemTable(memtable.floor)]
         self._start(wal)
@@ -226,11 +230,6 @@ class WritePath:
                 self._manifest.forget(wal.number)
                 self._filesystem.remove(wal.path)
             raise
-
-    def _give_up(self, run: Run | None) -> None:
-        """Remove a run unless a MANIFEST may name it."""
-        if run is not None and not self._manifest.may_name(run.tables[0].number):
-            self._compactor.discard(run)
 
     def _publish(self) -> None:
         """Show the installed Version, here and to readers in other processes."""
@@ -304,7 +303,7 @@ class WritePath:
                 try:
                     self._manifest.install(version, self._publish)
                 except BaseException:
-                    self._give_up(run)
+                    self._compactor.discard(run)
                     raise
             self.tree.memtables.remove(memtable)
             self.tree.show()
@@ -354,7 +353,7 @@ class WritePath:
         try:
             self._manifest.install(self.tree.version.with_merge(task.runs, run), self._publish)
         except BaseException:
-            self._give_up(run)
+            self._compactor.discard(run)
             raise
         return True
 
@@ -401,7 +400,5 @@ class WritePath:
     def close(self) -> None:
         """Let go of the log."""
         self.appender.target = self.appender.words = None
-        for wal in self._sealed:
+        for wal in [*self._sealed, *([self._wal] if self._wal else [])]:
             wal.close()
-        if self._wal is not None:
-            self._wal.close()

@@ -15,7 +15,7 @@ from errno import EDEADLK
 from itertools import accumulate, pairwise, repeat
 from operator import itemgetter
 
-from xxhash import xxh64_intdigest
+from xxhash import xxh64, xxh64_intdigest
 
 from oblivion_dbm.engine.record import (
     BATCH,
@@ -57,6 +57,7 @@ SLOTS_PER_PAIR = 16
 BUSY = 1 << 62
 
 _OFFSET_MASK = (1 << 40) - 1
+_LARGEST_JOIN = 1 << 20
 
 _PUT_HEADS = [pack_head(PUT, length) for length in range(256)]
 _LENGTHS = [pack_length(length) for length in range(1024)]
@@ -373,9 +374,13 @@ def hash_keys(keys: Iterable[bytes], seed: int) -> list[int]:
     return list(map(xxh64_intdigest, keys, repeat(seed)))
 
 
-def sum_group(data: bytes, number: int, group: int) -> int:
+def sum_group(records: list[bytes], number: int, group: int) -> int:
     """Return the sum of the bytes of group ``group`` of table ``number``."""
-    return xxh64_intdigest(data, (number << 32 | group) & 0xFFFF_FFFF_FFFF_FFFF)
+    digest = xxh64(seed=(number << 32 | group) & 0xFFFF_FFFF_FFFF_FFFF)
+    # Joining is faster for small records, and takes memory for large ones.
+    for part in [b"".join(records)] if sum(map(len, records)) <= _LARGEST_JOIN else records:
+        digest.update(part)
+    return digest.intdigest()
 
 
 def build_index(
