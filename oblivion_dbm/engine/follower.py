@@ -64,11 +64,15 @@ class Follower:
         with self._lock:
             if self._recovery is None:
                 return
-            generation = self._word.words[0]
-            if generation != self._generation:
-                self._reload(generation)
-            else:
-                self._advance()
+            try:
+                generation = self._word.words[0]
+                if generation != self._generation:
+                    self._reload(generation)
+                else:
+                    self._advance()
+            except BaseException:
+                self._generation = -1  # half done: the next look begins anew
+                raise
 
     def _reload(self, generation: int) -> None:
         """Read the MANIFEST and open all it names before using any of it."""

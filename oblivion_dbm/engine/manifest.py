@@ -264,7 +264,10 @@ class Manifest:
         """
         named = self.version.numbers()
         self._pending -= named
-        for name in self._filesystem.list(self.directory):
+        names: list[str] = []
+        with suppress(error):
+            names = self._filesystem.list(self.directory)
+        for name in names:
             parsed = filenames.parse(name)
             if parsed is None or parsed[0] == filenames.LOST_KIND:
                 continue

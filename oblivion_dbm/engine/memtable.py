@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from sortedcontainers import SortedList
 
+    Stack = tuple[tuple["Layer", ...], tuple[Callable[[], "Border | None"], ...]]
+
 #: Estimated bytes that a key and a record cost beyond the record's own length:
 #: two object headers, the key's copy and the dict's slot.
 OVERHEAD = 200
@@ -31,25 +33,27 @@ class Layer:
     was last asked for, and since the keys were last classified.
     """
 
-    __slots__ = ("classified", "live_below", "ordered", "records", "tombstones")
+    __slots__ = ("_classified", "ordered", "records", "tombstones")
 
     def __init__(self) -> None:
         self.records: dict[bytes, bytes] = {}
         self.tombstones: set[bytes] = set()
         self.ordered: SortedList[bytes] | None = None
-        self.classified = 0
-        self.live_below = 0
+        #: How many keys, in their order of insertion, were looked up below, and
+        #: how many of them have a value there.  Replaced as one.
+        self._classified = (0, 0)
 
     def order(self) -> SortedList[bytes]:
         """Return the keys in order.  O(n log n) the first time, then O(new keys)."""
         from sortedcontainers import SortedList
 
-        if self.ordered is None:
-            self.ordered = SortedList()
-        new = len(self.records) - len(self.ordered)
+        ordered = SortedList() if self.ordered is None else self.ordered
+        new = len(self.records) - len(ordered)
         if new:
-            self.ordered.update(list(islice(reversed(self.records), new)))
-        return self.ordered
+            self.ordered = None  # an interrupt would leave it half done
+            ordered.update(list(islice(reversed(self.records), new)))
+        self.ordered = ordered
+        return ordered
 
     def pour(self, younger: Layer) -> None:
         """Take over what a younger layer holds.  O(len(younger)).
@@ -67,12 +71,13 @@ class Layer:
         ``value(key)`` gives the value that a key has below; it is asked once
         for each key, the first time a count is wanted after it came.
         """
-        new = len(self.records) - self.classified
+        classified, live_below = self._classified
+        new = len(self.records) - classified
         keys = list(islice(reversed(self.records), new))
         # A look-up may raise; then all of them are asked again.
-        self.live_below += sum(value(key) is not None for key in keys)
-        self.classified += new
-        return len(self.records) - len(self.tombstones) - self.live_below
+        live_below += sum(value(key) is not None for key in keys)
+        self._classified = classified + new, live_below
+        return len(self.records) - len(self.tombstones) - live_below
 
     def chunks(
         self, start: bytes | None, stop: bytes | None, reverse: bool, sizes: Iterator[int]
@@ -116,7 +121,7 @@ class MemTable:
     Guarded by the engine's lock; readers use the layers through a view.
     """
 
-    __slots__ = ("_borders", "cleared", "floor", "last_sequence", "layers", "log")
+    __slots__ = ("_stack", "cleared", "floor", "last_sequence", "log")
 
     def __init__(self, floor: bytes | None = None) -> None:
         #: The log segment that holds the same records, and the sequence number
@@ -130,12 +135,17 @@ class MemTable:
 
     def reset(self, cleared: bool) -> None:
         """Empty it; ``cleared`` tells that everything older is gone too."""
-        self.layers: tuple[Layer, ...] = (Layer(),)
         self.cleared = cleared
         if cleared:
             self.floor = None
-        #: One for each layer: a weak reference to the border on top of it.
-        self._borders: tuple[Callable[[], Border | None], ...] = (_nobody,)
+        #: The layers, and for each a weak reference to the border on top of it.
+        #: Replaced as one, so that an interrupt finds the old or the new stack.
+        self._stack: Stack = (Layer(),), (_nobody,)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, the newest first."""
+        return self._stack[0]
 
     def lower_floor(self) -> None:
         """Take the puts of the top layer into account.  O(top layer)."""
@@ -146,7 +156,7 @@ class MemTable:
     @property
     def top(self) -> Layer:
         """The layer that takes writes."""
-        return self.layers[0]
+        return self._stack[0][0]
 
     def __len__(self) -> int:
         return sum(len(layer.records) for layer in self.layers)
@@ -159,27 +169,28 @@ class MemTable:
         from _weakref import ref
 
         if not self.top.records and len(self.layers) > 1:
-            border = self._borders[1]()
+            border = self._stack[1][1]()
             if border is not None:
                 return border
         self.lower_floor()
         self.settle()
-        border = Border(self.layers)
-        self.layers = (Layer(), *self.layers)
-        self._borders = (_nobody, ref(border), *self._borders[1:])
+        layers, borders = self._stack
+        border = Border(layers)
+        self._stack = (Layer(), *layers), (_nobody, ref(border), *borders[1:])
         return border
 
     def settle(self) -> None:
         """Pour each layer into the one below it where nobody needs the border."""
-        layers, borders = [self.layers[-1]], [self._borders[-1]]
-        for layer, border in zip(self.layers[-2::-1], self._borders[-2::-1]):
+        old_layers, old_borders = self._stack
+        layers, borders = [old_layers[-1]], [old_borders[-1]]
+        for layer, border in zip(old_layers[-2::-1], old_borders[-2::-1]):
             if borders[0]() is None and layers[0] is not layer:
                 layers[0].pour(layer)
                 borders[0] = border
             else:
                 layers.insert(0, layer)
                 borders.insert(0, border)
-        self.layers, self._borders = tuple(layers), tuple(borders)
+        self._stack = tuple(layers), tuple(borders)
 
     def merged(self) -> dict[bytes, bytes]:
         """Return key -> record over all layers."""

@@ -326,8 +326,10 @@ class Writer(StorageEngine):
             finally:
                 self._path.refuse(self.lock)
                 self.tree.end(error(CLOSED))
-                self._path.close()
-                self._store_lock.release()
+                try:
+                    self._path.close()
+                finally:
+                    self._store_lock.release()
 
 
 def open_store(

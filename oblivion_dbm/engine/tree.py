@@ -99,6 +99,8 @@ class Tree:
         """Let reads see the present state, and writes go to the top layer."""
         top, *older = self.layers()
         if self.appender is not None:
+            # An interrupt half way: the next write finds no room, and comes here again.
+            self.appender.limit = -1
             self.appender.active, self.appender.tombstones = top.records, top.tombstones
         self.lookup.seed = self.version.seed
         self.lookup.view = (
@@ -115,14 +117,16 @@ class Tree:
         """
         held: list[Border] = []
         layers: list[Layer] = []
-        for memtable in self.memtables:
-            held.append(memtable.freeze())
-            layers += held[-1].layers
-            if memtable.cleared:
-                break
+        try:
+            for memtable in self.memtables:
+                held.append(memtable.freeze())
+                layers += held[-1].layers
+                if memtable.cleared:
+                    break
+        finally:
+            self.show()
         for layer in layers:
             layer.order()
-        self.show()
         return Snapshot(layers, [] if self.cleared else self._runs(), held)
 
     def first(self) -> bytes | None:

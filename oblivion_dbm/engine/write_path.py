@@ -145,6 +145,7 @@ class WritePath:
             self._make_room_for(length)
 
     def _make_room_for(self, length: int) -> None:
+        self.tree.show()
         if self._wal is None:
             self._begin()
             self._compact_due()
