@@ -64,7 +64,7 @@ NAMES_OF_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}
 # a dict and a store side by side, of a store whose process is killed, and of the house.
 TESTS_OF_THE_WHOLE = set(
     """
-    architecture readme format formats model kill crash million threads
+    architecture readme format formats model kill crash million threads interrupts
     bad_input docstrings layout startup
     """.split()
 )

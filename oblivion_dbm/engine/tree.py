@@ -97,10 +97,9 @@ class Tree:
 
     def show(self) -> None:
         """Let reads see the present state, and writes go to the top layer."""
+        self._hold_writes()
         top, *older = self.layers()
         if self.appender is not None:
-            # An interrupt half way: the next write finds no room, and comes here again.
-            self.appender.limit = -1
             self.appender.active, self.appender.tombstones = top.records, top.tombstones
         self.lookup.seed = self.version.seed
         self.lookup.view = (
@@ -108,6 +107,11 @@ class Tree:
             tuple(layer.records for layer in older),
             () if self.cleared else self._run_probes,
         )
+
+    def _hold_writes(self) -> None:
+        """Send the next write to ``show``: an interrupt may come before the layers are bound."""
+        if self.appender is not None:
+            self.appender.limit = -1
 
     def snapshot(self) -> Snapshot:
         """Freeze the present state, in order.
@@ -117,6 +121,7 @@ class Tree:
         """
         held: list[Border] = []
         layers: list[Layer] = []
+        self._hold_writes()
         try:
             for memtable in self.memtables:
                 held.append(memtable.freeze())
@@ -163,6 +168,11 @@ class Tree:
 
     def layer_changes(self) -> list[int]:
         """Return how many keys each layer that counts adds to what is below it."""
+        # What an interrupt left half poured would be counted in two layers.
+        self._hold_writes()
+        for memtable in self.memtables:
+            memtable.settle()
+        self.show()
         layers = self.layers()
         runs = () if self.cleared else self._run_probes
         changes = []
