@@ -8,6 +8,7 @@ come out as bytes.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import ItemsView, MutableMapping, ValuesView
 
 from oblivion_dbm.engine.record import LONGEST
@@ -62,35 +63,40 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
 
     __slots__ = ()
 
+    @abstractmethod
     def _pairs(
         self, start: bytes | None, stop: bytes | None, reverse: bool = False
     ) -> Iterator[Pair]:
-        raise NotImplementedError
+        """Return an iterator of (key, value) of [start, stop), over the present state."""
 
+    @abstractmethod
     def _keys(
         self, start: bytes | None, stop: bytes | None, reverse: bool = False
     ) -> Iterator[bytes]:
-        raise NotImplementedError
+        """Return an iterator of the keys of [start, stop), over the present state."""
 
+    @abstractmethod
     def _values(
         self, start: bytes | None, stop: bytes | None, reverse: bool = False
     ) -> Iterator[bytes]:
-        raise NotImplementedError
+        """Return an iterator of the values of [start, stop), over the present state."""
 
+    @abstractmethod
     def _first_key(self) -> bytes | None:
-        raise NotImplementedError
+        """Return the smallest key, None when there is none."""
 
+    @abstractmethod
     def _write(self, changes: dict[bytes, bytes | None], cleared: bool) -> None:
         """Apply puts and deletes (None) as one, after a clear if ``cleared``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _check_writable(self) -> None:
         """Raise unless this mapping may be changed."""
 
     @property
+    @abstractmethod
     def _mutex(self) -> RLock:
         """The lock under which a read and the write that follows it are one."""
-        raise NotImplementedError
 
     # Walking in order.
 
