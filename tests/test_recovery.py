@@ -22,7 +22,7 @@ from oblivion_dbm.engine.record import (
     SEAL,
     BadRecord,
     encode,
-    value_of,
+    read,
 )
 from oblivion_dbm.engine.recovery import Recovery, apply_batch, replay_into
 from oblivion_dbm.engine.storage_engine import open_store
@@ -119,7 +119,9 @@ class Log:
 
 def contents_of(recovery: Recovery) -> Contents:
     records = recovery.merged().merged()
-    return {key: value_of(record) for key, record in records.items() if record[0] == PUT}
+    return {
+        key: read(record, 0, len(record))[2] for key, record in records.items() if record[0] == PUT
+    }
 
 
 @pytest.fixture

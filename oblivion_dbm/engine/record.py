@@ -40,7 +40,7 @@ from struct import Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     Buffer = bytes | bytearray | memoryview
 
@@ -135,34 +135,3 @@ def read(buffer: Buffer, offset: int, end: int) -> tuple[int, bytes, bytes, int]
         raise BadRecord(offset, f"unknown operation {op}")
     key = record[5 : 5 + key_length]
     return op, key, record[9 + key_length : -4], after
-
-
-def length_at(buffer: Buffer, offset: int) -> int:
-    """Return the length in bytes that the record at ``offset`` claims; unchecked."""
-    key_length = unpack_length(buffer, offset + 1)[0]
-    return int(OVERHEAD + key_length + unpack_length(buffer, offset + 5 + key_length)[0])
-
-
-def key_of(record: bytes) -> bytes:
-    """Return the key of a whole, checked record."""
-    return record[5 : 5 + unpack_length(record, 1)[0]]
-
-
-def value_of(record: bytes) -> bytes:
-    """Return the value of a whole, checked record."""
-    return record[9 + unpack_length(record, 1)[0] : -4]
-
-
-def unpack_batch(value: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield (op, key, record) of each record in a batch's value, in order.
-
-    Raises BadRecord (its offset counts from the start of the value) where
-    something other than PUT or DELETE, or a CLEAR that is not first, stands.
-    """
-    offset = 0
-    while offset < len(value):
-        op, key, _, after = read(value, offset, len(value))
-        if op > DELETE and not (op == CLEAR and offset == 0):
-            raise BadRecord(offset, f"operation {op} inside a batch")
-        yield op, key, value[offset:after]
-        offset = after
