@@ -202,6 +202,9 @@ class Database(OrderedMapping):
     def _mutex(self) -> RLock:
         return self._engine.lock
 
+    def _commit(self) -> None:
+        self._engine.commit()
+
     # The store.
 
     @property
@@ -213,6 +216,16 @@ class Database(OrderedMapping):
     def readonly(self) -> bool:
         """Whether this handle was opened with flag 'r'."""
         return self._engine.readonly
+
+    @property
+    def sequence(self) -> int:
+        """How many bytes of records the store has logged, as far as this handle sees.
+
+        It grows with every write and never goes back.  Once a reader's, after
+        ``refresh()``, is at least what the writer's was after a write, the
+        reader sees that write.
+        """
+        return self._engine.sequence
 
     @property
     def closed(self) -> bool:

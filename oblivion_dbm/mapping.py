@@ -96,7 +96,15 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
     @property
     @abstractmethod
     def _mutex(self) -> RLock:
-        """The lock under which a read and the write that follows it are one."""
+        """The lock under which a read and the write that follows it are one.
+
+        A write inside it is not yet as durable as the sync mode says: whoever
+        holds it calls ``_commit`` once it is free again.
+        """
+
+    @abstractmethod
+    def _commit(self) -> None:
+        """Return once what was written is as durable as the sync mode says."""
 
     # Walking in order.
 
@@ -260,7 +268,8 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
                     raise KeyError(key)
                 return default
             del self[key]
-            return value
+        self._commit()
+        return value
 
     def popitem(self) -> Pair:
         """Remove the smallest key; return (key, value).  O(log n).
@@ -271,7 +280,8 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
             self._check_writable()
             pair = self.first()
             del self[pair[0]]
-            return pair
+        self._commit()
+        return pair
 
     def setdefault(self, key: Any, default: Any = b"") -> bytes:
         """Return the value of ``key``, after putting ``default`` where it has none."""
@@ -280,7 +290,8 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
             if value is None:
                 value = to_bytes(default, "value")
                 self[key] = value
-            return value
+        self._commit()
+        return value
 
     def clear(self) -> None:
         """Remove every key."""
@@ -292,6 +303,7 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
             self._check_writable()
             keys = self._keys(*self._slice(part))
             self._write(dict.fromkeys(keys), False)
+        self._commit()
 
 
 class _Items(ItemsView[bytes, bytes]):
@@ -448,6 +460,7 @@ class Prefixed(OrderedMapping):
                 full = dict.fromkeys(self._whole._keys(*self._bounds(None, None)))
             full.update((self.prefix + key, value) for key, value in changes.items())
             self._whole._write(full, False)
+        self._commit()
 
     def _check_writable(self) -> None:
         self._whole._check_writable()
@@ -455,3 +468,6 @@ class Prefixed(OrderedMapping):
     @property
     def _mutex(self) -> RLock:
         return self._whole._mutex
+
+    def _commit(self) -> None:
+        self._whole._commit()

@@ -77,6 +77,14 @@ class StorageEngine:
         """See what was written since; a writer always does."""
         self.check()
 
+    def commit(self) -> None:
+        """Return once what was written is as durable as the sync mode says."""
+
+    @property
+    def sequence(self) -> int:
+        """The sequence number of the end of what this handle sees."""
+        raise NotImplementedError
+
     def scan(
         self,
         shape: str,
@@ -223,6 +231,13 @@ class Writer(StorageEngine):
         self.value = self.tree.lookup.value
         self.put = self._path.appender.put
         lock.claim()
+
+    @property
+    def sequence(self) -> int:
+        """The sequence number of the end of the log."""
+        with self.lock:
+            self.check()
+            return self._path.sequence
 
     def check_writable(self) -> None:
         """Raise unless this handle can write."""

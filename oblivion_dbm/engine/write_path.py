@@ -166,6 +166,13 @@ class WritePath:
         assert self._wal is not None
         return self._wal
 
+    @property
+    def sequence(self) -> int:
+        """The sequence number of the end of the log."""
+        if self._wal is None:
+            return self._sequence
+        return self._wal.sequence(self.appender.position)
+
     def _is_full(self) -> bool:
         memory = self.appender.position + KEY_OVERHEAD * len(self.tree.memtables[0])
         return memory >= self._options.memtable_limit
