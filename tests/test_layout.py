@@ -29,7 +29,7 @@ ORDER = """
     errors
     engine
     engine.record engine.filenames engine.filesystem engine.options engine.version
-    engine.kernel.pure engine.kernel.scan engine.kernel
+    engine.kernel.tables engine.kernel.pure engine.kernel.scan engine.kernel
     engine.wal engine.memtable engine.sstable engine.table_writer engine.merge engine.policy
     engine.manifest engine.compactor engine.lock engine.recovery engine.snapshot engine.tree
     engine.follower engine.write_path engine.storage_engine

@@ -8,24 +8,20 @@ where no compiled kernel is built; it never falls back in silence.
 from __future__ import annotations
 
 from oblivion_dbm.engine.filesystem import environment
-from oblivion_dbm.engine.kernel.pure import (
-    BUSY,
+from oblivion_dbm.engine.kernel.pure import BUSY, Appender, Lookup, refuse, replay
+from oblivion_dbm.engine.kernel.scan import SHAPES, Shape, live_keys, live_values, pairs
+from oblivion_dbm.engine.kernel.tables import (
     PROBE_LIMIT,
     SLOTS_PER_PAIR,
-    Appender,
-    Lookup,
     build_index,
     combine,
     filter_admits,
     hash_keys,
     index_holds,
     keys_of,
-    refuse,
-    replay,
     split,
     sum_group,
 )
-from oblivion_dbm.engine.kernel.scan import SHAPES, Shape, live_keys, live_values, pairs
 
 __all__ = [
     "BUSY",
