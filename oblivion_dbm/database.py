@@ -19,7 +19,8 @@ from oblivion_dbm.mapping import OrderedMapping, to_bytes
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import RLock
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+    from concurrent.futures import Future
     from types import TracebackType
     from typing import Any
 
@@ -33,14 +34,14 @@ _FLAGS = (
 )
 
 
-def _parse_flag(flag: str, sync: str | None) -> tuple[str, str]:
+def _parse_flag(flag: str, sync: str | float | None) -> tuple[str, str | float]:
     """Return (r, w, c or n; the sync mode).  Raises ValueError that lists the flags."""
     if not isinstance(flag, str):
         raise TypeError(f"flag must be a str, not {type(flag).__name__}")
     first, rest = flag[:1], set(flag[1:])
     if not first or first not in "rwcn" or rest - set("sfu"):
         raise ValueError(f"{_FLAGS}; not {flag!r}")
-    asked = {mode for letter, mode in (("s", FULL), ("f", OFF)) if letter in rest}
+    asked: set[str | float] = {mode for letter, mode in (("s", FULL), ("f", OFF)) if letter in rest}
     if sync is not None:
         asked.add(sync)
     if len(asked) > 1:
@@ -90,7 +91,7 @@ class Database(OrderedMapping):
         flag: str = "c",
         mode: int = 0o666,
         *,
-        sync: str | None = None,
+        sync: str | float | None = None,
         lock_timeout: float = 0.0,
         **options: Any,
     ) -> None:
@@ -172,6 +173,35 @@ class Database(OrderedMapping):
         """Remove every key, at the same cost whatever their number."""
         self._engine.clear()
 
+    # Writes that are not waited for.
+
+    def put_async(self, key: Bytes, value: Bytes) -> Future[None]:
+        """Queue a put; return a Future that is done once the put has returned.
+
+        In mode "full" that is once it is on the disk; what is queued together
+        shares one sync.  What one thread has queued comes before what it writes
+        otherwise afterwards.  Waits while ``queue_limit`` bytes are queued; an
+        error goes to this Future alone.  A queued write shows in reads once its
+        Future is done.  Raises TypeError and ValueError at once.
+        """
+        return self._engine.submit({to_bytes(key, "key"): to_bytes(value, "value")})
+
+    def delete_async(self, key: Bytes) -> Future[None]:
+        """Queue the removal of a key; an absent one is no error.  See ``put_async``."""
+        return self._engine.submit({to_bytes(key, "key"): None})
+
+    def batch_async(
+        self, changes: Mapping[Any, Bytes | None] | Iterable[tuple[Bytes, Bytes | None]]
+    ) -> Future[None]:
+        """Queue puts, and deletes (of keys whose value is None), as one.  See ``put_async``."""
+        source: Any = changes.items() if hasattr(changes, "items") else changes
+        return self._engine.submit(
+            {
+                to_bytes(key, "key"): None if value is None else to_bytes(value, "value")
+                for key, value in source
+            }
+        )
+
     # What OrderedMapping is made of.
 
     def _pairs(
@@ -200,7 +230,7 @@ class Database(OrderedMapping):
 
     @property
     def _mutex(self) -> RLock:
-        return self._engine.lock
+        return self._engine.exclusive
 
     def _commit(self) -> None:
         self._engine.commit()
@@ -304,7 +334,7 @@ def open(
     flag: str = "r",
     mode: int = 0o666,
     *,
-    sync: str | None = None,
+    sync: str | float | None = None,
     lock_timeout: float = 0.0,
     **options: Any,
 ) -> Database:

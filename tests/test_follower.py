@@ -341,7 +341,7 @@ def test_a_rotation_between_two_segments_being_read_is_no_damage(path: str) -> N
                 self.opened += 1
                 if self.opened == 2:
                     end = old.seal(old_end)
-                    new.follow(end)
+                    new.follow(end, 0)
             return super().open(path, writable)
 
     open_it(path).close()

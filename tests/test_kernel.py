@@ -290,6 +290,9 @@ class Log:
     def __getitem__(self, place: slice) -> bytes:
         return bytes(self.data[place])
 
+    def __len__(self) -> int:
+        return len(self.data)
+
 
 class Word:
     """A word that fails before or after it is stored."""
@@ -318,7 +321,7 @@ def ready(size: int = 1000) -> tuple[Appender, Log, Word]:
     def no_room(length: int) -> None:
         raise error(f"no room for {length} bytes")
 
-    appender, log, word = Appender(RLock(), no_room), Log(size), Word()
+    appender, log, word = Appender(RLock(), no_room, lambda record: None), Log(size), Word()
     appender.target, appender.words, appender.limit = log, word, size
     return appender, log, word
 
@@ -437,8 +440,9 @@ def test_an_apply_that_was_interrupted_runs_again() -> None:
             raise TornError
 
     record = encode(CLEAR, b"", b"")
+    appender.restore = apply
     with pytest.raises(TornError):
-        appender.append(record, apply)
+        appender.append(record)
     assert applied == [record, record]
     assert appender.position == len(record)
 
@@ -462,11 +466,12 @@ def test_a_signal_handler_that_writes_inside_a_write_is_refused_and_does_not_han
 
 def test_after_each_write_the_hook_is_called_with_the_write_done() -> None:
     appender, _, word = ready()
-    seen: list[int] = []
-    appender.after = lambda: seen.append(word.value)
+    seen: list[tuple[int, int]] = []
+    appender.origin = 1000
+    appender.after = lambda sequence: seen.append((sequence, word.value))
     appender.put(b"a", b"1")
     appender.delete(b"a")
-    assert seen == [15, 29]
+    assert seen == [(1015, 15), (1029, 29)]
 
 
 @pytest.mark.parametrize("length", [LONGEST + 1, LONGEST + 1000])

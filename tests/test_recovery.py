@@ -85,17 +85,22 @@ class Log:
             self.position = end
 
     def sync(self) -> None:
-        self.wal.sync(self.position)
+        self.sync_to(self.position)
+
+    def sync_to(self, position: int) -> None:
+        mark = self.wal.cover(position)
+        self.wal.sync()
+        self.wal.note_synced(mark)
 
     def rotate(self, chain: bool = True, sync: bool = True) -> None:
         self.sequence = self.wal.sequence(self.position)
         end = self.wal.seal(self.position)
         if sync:
-            self.wal.sync(end[1])
+            self.sync_to(end[1])
         self.wal.close()
         self.begin()
         if chain:
-            self.wal.follow(end)
+            self.wal.follow(end, self.sequence)
 
     def path(self, number: int = 1) -> Path:
         return self.folder / f"{number:06d}.wal"
@@ -358,7 +363,7 @@ def test_a_segment_that_follows_lost_records_is_dropped_and_kept_aside(log: Log)
     log.sequence = log.wal.sequence(log.position)
     end = log.position
     log.begin()
-    log.wal.follow((1, end, 12345))
+    log.wal.follow((1, end, 12345), 0)
     log.append(put(b"c"))
     recovery = log.recover(OTHER)
     assert list(contents_of(recovery)) == [b"a", b"b"]
@@ -376,7 +381,7 @@ def test_a_chain_that_does_not_fit_is_damage(log: Log, wrong: tuple[int, int, in
     log.append(put(b"a"))
     end = log.wal.seal(log.position)
     log.begin()
-    log.wal.follow((end[0] + wrong[0], end[1] + wrong[1], end[2] ^ wrong[2]))
+    log.wal.follow((end[0] + wrong[0], end[1] + wrong[1], end[2] ^ wrong[2]), 0)
     log.append(put(b"b"))
     log.sync()
     for system in (SAME, OTHER):

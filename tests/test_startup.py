@@ -23,7 +23,7 @@ OURS = {
         "oblivion_dbm.engine." + name
         for name in """
             record filenames filesystem options version
-            kernel kernel.pure kernel.scan kernel.tables
+            kernel kernel.append kernel.pure kernel.scan kernel.tables
             wal memtable sstable merge manifest lock recovery snapshot tree follower storage_engine
         """.split()
     ),

@@ -142,11 +142,16 @@ def test_adopting_opens_what_is_new_and_keeps_what_is_open(forest: Forest) -> No
     tree = forest.tree({b"a": b"1"})
     old = dict(tree.tables)
     newer = forest.run({b"b": b"1"})
-    tree.adopt(tree.version.replace(runs=(newer, *tree.version.runs)))
+    tree.adopt(
+        tree.version.replace(runs=(newer, *tree.version.runs)),
+        tree.open_tables(tree.version.replace(runs=(newer, *tree.version.runs))),
+    )
     tree.show()
     assert contents(tree) == {b"a": b"1", b"b": b"1"}
     assert all(tree.tables[number] is table for number, table in old.items())
-    tree.adopt(tree.version.replace(runs=(newer,)))
+    tree.adopt(
+        tree.version.replace(runs=(newer,)), tree.open_tables(tree.version.replace(runs=(newer,)))
+    )
     tree.show()
     assert contents(tree) == {b"b": b"1"}
 
@@ -158,7 +163,10 @@ def test_a_version_that_does_not_open_is_not_adopted(forest: Forest) -> None:
     path = Path(forest.folder, f"{bad.tables[0].number:06d}.sst")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CorruptionError):
-        tree.adopt(before.replace(runs=(good, bad, *before.runs)))
+        tree.adopt(
+            before.replace(runs=(good, bad, *before.runs)),
+            tree.open_tables(before.replace(runs=(good, bad, *before.runs))),
+        )
     tree.show()
     assert tree.version == before
     assert contents(tree) == {b"a": b"1"}
@@ -169,7 +177,7 @@ def test_tables_and_layers_are_let_go_once_no_scan_needs_them(forest: Forest) ->
     scan = tree.scan(SHAPES["pairs"], None, None, False)
     (number,) = tree.tables
     table = weakref.ref(tree.tables[number])
-    tree.adopt(tree.version.replace(runs=()))
+    tree.adopt(tree.version.replace(runs=()), tree.open_tables(tree.version.replace(runs=())))
     tree.show()
     gc.collect()
     assert table() is not None

@@ -51,6 +51,13 @@ def append(wal: WAL, position: int, record: bytes) -> int:
     return end
 
 
+def sync(wal: WAL, position: int) -> None:
+    """Do what a Log does."""
+    mark = wal.cover(position)
+    wal.sync()
+    wal.note_synced(mark)
+
+
 def contents(folder: Path) -> bytes:
     (path,) = folder.glob("*.wal")
     return path.read_bytes()
@@ -152,10 +159,10 @@ def write_all(folder: Path, back_end: str, steps: list[bytes | None]) -> bytes:
     position = wal.prelude_end
     for step in steps:
         if step is None:
-            wal.sync(position)
+            sync(wal, position)
         else:
             position = append(wal, position, step)
-    wal.follow((6, 5000, 77))
+    wal.follow((6, 5000, 77), 0)
     wal.seal(position)
     wal.close()
     return contents(folder)
@@ -211,7 +218,7 @@ def test_a_segment_that_cannot_grow_still_takes_what_fits(tmp_path: Path, call: 
         wal.grow(1 << 20)
     assert wal.capacity == 1 << 16
     append(wal, wal.prelude_end, b"fits")
-    wal.sync(wal.prelude_end + 4)
+    sync(wal, wal.prelude_end + 4)
     system.left = 1 << 30
     append(wal, wal.prelude_end + 4, b"x" * 100_000)
     wal.close()
@@ -227,7 +234,7 @@ def test_syncs_are_noted_in_two_slots_in_turn_with_the_running_crc(
     for number in range(4):
         position = append(wal, position, b"record %d" % number)
         before = contents(tmp_path)
-        wal.sync(position)
+        sync(wal, position)
         after = contents(tmp_path)
         places.append([place for place in (512, 1024) if before[place:][:16] != after[place:][:16]])
         segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
@@ -242,7 +249,7 @@ def test_a_sync_covers_what_was_stored_when_it_began_and_no_more(tmp_path: Path)
     wal = make(tmp_path)
     position = append(wal, wal.prelude_end, b"first")
     append(wal, position, b"second")
-    wal.sync(position)
+    sync(wal, position)
     segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
     assert segment.synced()[0] == position
     segment.close()
@@ -254,7 +261,7 @@ def test_a_sync_that_fails_is_not_noted(tmp_path: Path, back_end: str) -> None:
     wal = make(tmp_path, back_end, Refusing("sync", errno.EIO, 2))
     append(wal, wal.prelude_end, b"record")
     with pytest.raises(error, match="refused"):
-        wal.sync(wal.prelude_end + 6)
+        sync(wal, wal.prelude_end + 6)
     segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
     assert segment.synced()[0] == wal.synced == DATA_AT
     segment.close()
@@ -266,7 +273,7 @@ def test_the_running_crc_does_not_depend_on_where_syncs_and_strides_fall(tmp_pat
     data = bytes(range(256)) * 10_000
     position = append(wal, wal.prelude_end, data)
     for stop in (5000, 1 << 20, (1 << 20) + DATA_AT, (2 << 20) + 1, position):
-        wal.sync(stop)
+        sync(wal, stop)
         segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
         crc = crc32c(data[: stop - DATA_AT], segment.seed)
         assert segment.synced() == (stop, crc) == (stop, segment.running_crc(stop))
@@ -285,7 +292,7 @@ def test_a_sealed_segment_ends_with_a_seal(tmp_path: Path, back_end: str) -> Non
     assert segment.unread(DATA_AT) == encode(PUT, b"a", b"1") + SEAL_RECORD
     assert segment.appended == end
     assert segment.running_crc(end) == crc
-    wal.sync(end)
+    sync(wal, end)
     assert segment.synced() == (end, crc)
     segment.close()
     wal.close()
@@ -303,7 +310,7 @@ def test_a_seal_finds_room_in_a_segment_that_is_full_to_the_byte(tmp_path: Path)
 @BACK_ENDS
 def test_a_segment_holds_the_end_of_the_one_before_it(tmp_path: Path, back_end: str) -> None:
     wal = make(tmp_path, back_end)
-    wal.follow((6, 12345, 0))
+    wal.follow((6, 12345, 0), 0)
     segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
     assert segment.chain() == (6, 12345, 0)
     segment.close()
@@ -388,7 +395,7 @@ def test_a_failed_store_into_the_header_leaves_what_was_there(tmp_path: Path) ->
     wal.target._filesystem = once
     stores: list[Callable[[], None]] = [
         lambda: wal.words.__setitem__(0, 2**64 - 1),
-        lambda: wal.follow((2**64 - 1, 2**64 - 1, 2**32 - 1)),
+        lambda: wal.follow((2**64 - 1, 2**64 - 1, 2**32 - 1), 0),
     ]
     for store in stores:
         once.dying = True
@@ -404,9 +411,9 @@ def test_a_failed_store_into_the_header_leaves_what_was_there(tmp_path: Path) ->
 @pytest.fixture
 def damaged(tmp_path: Path) -> Callable[[int, bytes], Path]:
     wal = make(tmp_path, "pwrite")
-    wal.follow((6, 5000, 77))
+    wal.follow((6, 5000, 77), 0)
     position = append(wal, wal.prelude_end, encode(PUT, b"key", b"value"))
-    wal.sync(position)
+    sync(wal, position)
     wal.close()
     whole = contents(tmp_path)
 
@@ -520,7 +527,7 @@ def test_a_reader_maps_anew_when_the_segment_has_grown(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_mapped_is_read(tmp_path: Path) -> None:
     wal = make(tmp_path, "pwrite")
     end = append(wal, wal.prelude_end, b"bytes")
-    wal.sync(end)
+    sync(wal, end)
     segment = Segment(Refusing("map", errno.ENODEV), str(tmp_path), 7, STORE)
     assert segment.appended == segment.synced()[0] == end
     assert segment.unread(DATA_AT) == b"bytes"

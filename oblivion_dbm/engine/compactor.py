@@ -36,7 +36,9 @@ class Compactor:
         options: Options,
         manifest: Manifest,
         mode: int,
+        pace: Callable[[int], None] = lambda _: None,
     ) -> None:
+        self._pace = pace
         self._filesystem = filesystem
         self._directory = directory
         self._options = options
@@ -89,6 +91,7 @@ class Compactor:
                     writers.append(self._new_table())
                 buried = sum(record[0] == DELETE for record in records) if tombstones else 0
                 writers[-1].add(keys, records, buried)
+                self._pace(len(keys))
             if not writers:
                 return None
             store_id = bytes.fromhex(self._manifest.version.store_id)

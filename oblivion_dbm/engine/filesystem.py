@@ -235,8 +235,14 @@ class FileSystem:
         """Return random bytes."""
         return os.urandom(length)
 
+    def clock(self) -> float:
+        """Return seconds since some moment; they never go back."""
+        from time import monotonic
+
+        return monotonic()
+
     def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait; other threads run meanwhile."""
         from time import sleep
 
         sleep(seconds)

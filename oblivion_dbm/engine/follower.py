@@ -90,7 +90,7 @@ class Follower:
     def _open(self, version: Version) -> None:
         recovery = Recovery(self._filesystem, self._directory, version, readable_only=True)
         try:
-            self.tree.adopt(version)
+            self.tree.adopt(version, self.tree.open_tables(version))
         except BaseException:
             recovery.close()
             raise

@@ -18,14 +18,20 @@ class Options:
     =================  =========  ================================================
     name               default    meaning
     =================  =========  ================================================
-    ``sync``           "normal"   "full", "normal" or "off": what a crash of the
-                                  machine may cost; see the README
+    ``sync``           "normal"   "full", "normal", "off" or a number of seconds:
+                                  what a crash of the machine may cost; see the README
     ``memtable_limit`` 40 MiB     memory of the MemTable (estimated, overhead
                                   included) at which it becomes a table
     ``table_limit``    256 MiB    records a table holds before a run gets a new part
     ``fan_in``         8          runs of one level that are merged into one
     ``space_ratio``    2.0        merge everything once the newer runs are this
                                   many times as large as the oldest
+    ``slow_runs``      24         runs from which on writers pause while a merge
+                                  is under way
+    ``stop_runs``      48         runs from which on they wait for it
+    ``queue_limit``    16 MiB     records that may wait for ``put_async`` and its like
+    ``background``     True       flush and merge in a thread of the store's own;
+                                  False: in the writes that cause them
     ``log_back_end``   "auto"     "mapped", "pwrite", or whichever works here
     ``lock_timeout``   0.0        seconds to wait for another writer to leave
     =================  =========  ================================================
@@ -34,21 +40,29 @@ class Options:
     """
 
     __slots__ = (
+        "background",
         "fan_in",
         "lock_timeout",
         "log_back_end",
         "memtable_limit",
+        "queue_limit",
+        "slow_runs",
         "space_ratio",
+        "stop_runs",
         "sync",
         "table_limit",
     )
 
     def __init__(self, **settings: Any) -> None:
-        self.sync: str = settings.pop("sync", NORMAL)
+        self.sync: str | float = settings.pop("sync", NORMAL)
         self.memtable_limit: int = settings.pop("memtable_limit", 40 * MEBIBYTE)
         self.table_limit: int = settings.pop("table_limit", 256 * MEBIBYTE)
         self.fan_in: int = settings.pop("fan_in", 8)
         self.space_ratio: float = settings.pop("space_ratio", 2.0)
+        self.slow_runs: int = settings.pop("slow_runs", 24)
+        self.stop_runs: int = settings.pop("stop_runs", 48)
+        self.queue_limit: int = settings.pop("queue_limit", 16 * MEBIBYTE)
+        self.background: bool = settings.pop("background", True)
         self.log_back_end: str = settings.pop("log_back_end", "auto")
         self.lock_timeout: float = settings.pop("lock_timeout", 0.0)
         if settings:
@@ -57,18 +71,32 @@ class Options:
         self._check()
 
     def _check(self) -> None:
-        for name, choices in (("sync", SYNC_MODES), ("log_back_end", BACK_ENDS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {choices}, not {getattr(self, name)!r}")
+        if isinstance(self.sync, str):
+            self._check_choice("sync", SYNC_MODES, " or a number of seconds")
+        else:
+            self._check_number("sync")
+        self._check_choice("log_back_end", BACK_ENDS)
         for name, least in (
             ("memtable_limit", 1),
             ("table_limit", 1),
             ("fan_in", 2),
+            ("slow_runs", 2),
+            ("stop_runs", 2),
+            ("queue_limit", 1),
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be a whole number >= {least}, not {value!r}")
-        for name in ("space_ratio", "lock_timeout"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not value >= 0:
-                raise ValueError(f"{name} must be a number >= 0, not {value!r}")
+        self._check_number("space_ratio")
+        self._check_number("lock_timeout")
+        if not isinstance(self.background, bool):
+            raise ValueError(f"background must be True or False, not {self.background!r}")
+
+    def _check_choice(self, name: str, choices: tuple[str, ...], more: str = "") -> None:
+        if getattr(self, name) not in choices:
+            raise ValueError(f"{name} must be one of {choices}{more}, not {getattr(self, name)!r}")
+
+    def _check_number(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
+            raise ValueError(f"{name} must be a number >= 0, not {value!r}")

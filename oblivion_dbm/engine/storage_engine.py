@@ -21,13 +21,13 @@ from oblivion_dbm.engine.follower import Follower
 from oblivion_dbm.engine.lock import WriterLock
 from oblivion_dbm.engine.manifest import Manifest, begins_as_one, load
 from oblivion_dbm.engine.record import BATCH, CLEAR, DELETE, LONGEST, PUT, encode
-from oblivion_dbm.engine.recovery import apply_batch
 from oblivion_dbm.engine.version import Version
 from oblivion_dbm.errors import CorruptionError, error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
     from typing import Any
 
     from oblivion_dbm.engine.options import Options
@@ -77,6 +77,11 @@ class StorageEngine:
         """See what was written since; a writer always does."""
         self.check()
 
+    @property
+    def exclusive(self) -> RLock:
+        """The lock under which several calls are one step, ``commit`` to be called after it."""
+        return self.lock
+
     def commit(self) -> None:
         """Return once what was written is as durable as the sync mode says."""
 
@@ -122,6 +127,10 @@ class StorageEngine:
 
     def write(self, changes: dict[bytes, bytes | None], cleared: bool) -> None:
         """Apply puts (value) and deletes (None) as one, after a clear if ``cleared``."""
+        raise self._refusal()
+
+    def submit(self, changes: dict[bytes, bytes | None]) -> Future[None]:
+        """Queue puts (value) and deletes (None), to be applied as one."""
         raise self._refusal()
 
     def clear(self) -> None:
@@ -230,6 +239,9 @@ class Writer(StorageEngine):
         self.tree = self._path.tree
         self.value = self.tree.lookup.value
         self.put = self._path.appender.put
+        #: Held by whoever closes; nothing is left to do once ``_released``.
+        self._closing = RLock()
+        self._released = False
         lock.claim()
 
     @property
@@ -239,6 +251,16 @@ class Writer(StorageEngine):
             self.check()
             return self._path.sequence
 
+    @property
+    def exclusive(self) -> RLock:
+        """The lock under which several calls are one step, ``commit`` to be called after it."""
+        self._path.queue.settle()
+        return self.lock
+
+    def commit(self) -> None:
+        """Return once what was written is as durable as the sync mode says."""
+        self._path.commit()
+
     def check_writable(self) -> None:
         """Raise unless this handle can write."""
         with self.lock:  # else another thread's write would look like one's own
@@ -247,73 +269,62 @@ class Writer(StorageEngine):
 
     def delete(self, key: bytes) -> bool:
         """Remove a key; False when it has no value.  Costs a look-up and a write."""
-        with self.lock:
+        with self.exclusive:
             if self.value(key) is None:
                 return False
             self._path.appender.delete(key)
-            return True
+        self.commit()
+        return True
 
     def write(self, changes: dict[bytes, bytes | None], cleared: bool) -> None:
         """Apply puts (value) and deletes (None) as one record, after a clear if ``cleared``.
 
         Raises ValueError where the batch is longer than a value can be.
         """
-        if not changes:
+        if changes:
+            self._path.appender.append(_batch_record(changes, cleared))
+        else:
             self.check_writable()
             if cleared:
-                self.clear()
-            return
-        records = [
-            encode(DELETE, key, b"") if value is None else encode(PUT, key, value)
-            for key, value in changes.items()
-        ]
-        size = sum(map(len, records)) + cleared * len(CLEAR_RECORD)
-        if size > LONGEST:
-            raise ValueError(f"the batch has {size} bytes; the limit is {LONGEST}: use load()")
-        value = b"".join([CLEAR_RECORD, *records] if cleared else records)
+                self._path.appender.append(CLEAR_RECORD)
+        if cleared:
+            with self.lock:
+                self._path.maintenance.drop_cleared()
 
-        def apply(_: bytes) -> None:
-            apply_batch(value, self.tree.memtables[0])
-            self.tree.show()
-
-        with self.lock:
-            self._path.appender.append(encode(BATCH, b"", value), apply)
-            if cleared:
-                with self._path.work():
-                    self._path.drop_cleared()
+    def submit(self, changes: dict[bytes, bytes | None]) -> Future[None]:
+        """Queue puts (value) and deletes (None), to be applied as one; see WriteQueue."""
+        self.check()
+        if len(changes) == 1:
+            ((key, value),) = changes.items()
+            record = encode(DELETE, key, b"") if value is None else encode(PUT, key, value)
+        else:
+            record = _batch_record(changes, False)
+        return self._path.queue.submit(record)
 
     def clear(self) -> None:
-        """Remove everything: one record, and one new MANIFEST where there are tables."""
-
-        def apply(_: bytes) -> None:
-            self.tree.memtables[0].reset(cleared=True)
-            self.tree.show()
-
-        with self.lock:
-            self._path.appender.append(CLEAR_RECORD, apply)
-            with self._path.work():
-                self._path.drop_cleared()
+        """Remove everything: one record; tables are removed behind it."""
+        self.write({}, True)
 
     def flush(self) -> None:
         """Turn the MemTable into a table; return once it is on the disk."""
-        with self.lock:
-            self.check()
-            with self._path.work():
-                self._path.flush()
+        self._maintain(self._path.maintenance.flush)
 
     def compact(self) -> None:
         """Merge everything into one run without tombstones.  O(store)."""
-        with self.lock:
+        self._maintain(self._path.maintenance.compact)
+
+    def _maintain(self, step: Callable[[], None]) -> None:
+        with self.exclusive:
             self.check()
-            with self._path.work():
-                self._path.compact()
+            self._path.check()
+        self._path.maintenance.call(step)
 
     def sync(self) -> None:
         """Return once everything written is on the disk; recovered records too."""
-        with self.lock:
+        with self.exclusive:
             self.check()
-            with self._path.work():
-                self._path.sync()
+            self._path.check()
+        self._path.sync()
 
     def stats(self) -> dict[str, Any]:
         """Return figures for people: see ``Database.stats``."""
@@ -323,28 +334,56 @@ class Writer(StorageEngine):
         """Become unusable in a child process, without touching what the parent has."""
         if self.ended is None:
             self._store_lock.abandon()
+        self._released = True
         super().forked()
         self._path.refuse(self.lock)
 
     def close(self) -> None:
         """Sync (unless the mode is "off") and end the handle; again is fine.
 
-        A large MemTable becomes a table first, so the next opening is quick.
-        Whatever fails, the handle is closed and the store unlocked afterwards.
+        What was queued is written first, and a large MemTable becomes a table,
+        so the next opening is quick.  Whatever fails, the handle is closed and
+        the store unlocked afterwards; only an interrupt while it waits for
+        other threads leaves it to be closed again.
         """
+        if self._released:
+            return
         with self.lock:
-            if self.ended is not None:
-                return
             self._path.check_idle()
+        if kernel.depth(self._closing):  # a handler inside this very call
+            kernel.refuse()
+        with self._closing:
+            if self.ended is None:
+                self._path.end_work(error(CLOSED))
             try:
-                self._path.settle()
+                if self.ended is None:
+                    self._path.settle()
             finally:
-                self._path.refuse(self.lock)
-                self.tree.end(error(CLOSED))
-                try:
-                    self._path.close()
-                finally:
-                    self._store_lock.release()
+                self._release()
+
+    def _release(self) -> None:
+        """End the handle and give the store back; again is fine."""
+        with self.lock:
+            self._path.refuse(self.lock)
+            self.tree.end(error(CLOSED))
+        try:
+            self._path.log.close()
+        finally:
+            if not self._released:
+                self._released = True
+                self._store_lock.release()
+
+
+def _batch_record(changes: dict[bytes, bytes | None], cleared: bool) -> bytes:
+    """Return the record of a batch; ValueError where it is too long."""
+    records = [
+        encode(DELETE, key, b"") if value is None else encode(PUT, key, value)
+        for key, value in changes.items()
+    ]
+    size = sum(map(len, records)) + cleared * len(CLEAR_RECORD)
+    if size > LONGEST:
+        raise ValueError(f"the batch has {size} bytes; the limit is {LONGEST}: use load()")
+    return encode(BATCH, b"", b"".join([CLEAR_RECORD, *records] if cleared else records))
 
 
 def open_store(

@@ -58,10 +58,10 @@ class Tree:
         #: Who writes to the top layer, if anybody does.
         self.appender: Appender | None = None
         self.lookup = Lookup(version.seed, ({}, (), ()))
-        self.adopt(version)
+        self.adopt(version, self.open_tables(version))
 
-    def adopt(self, version: Version) -> None:
-        """Open what is new in ``version``, all of it before any of it is used."""
+    def open_tables(self, version: Version) -> dict[int, SSTable]:
+        """Open what is new in ``version``; needs no lock.  Returns all its tables by number."""
         tables = {}
         for run in version.runs:
             for info in run.tables:
@@ -70,6 +70,10 @@ class Tree:
                     store_id = bytes.fromhex(version.store_id)
                     table = SSTable(self._filesystem, self._directory, info, store_id)
                 tables[info.number] = table
+        return tables
+
+    def adopt(self, version: Version, tables: dict[int, SSTable]) -> None:
+        """Read from ``tables``, those of ``version``, from now on."""
         self.tables, self.version = tables, version
         self._run_probes = tuple(self._probe_run(run) for run in self._runs())
 

@@ -8,6 +8,7 @@ A segment is a header page of 4,096 bytes and records behind it::
          | visibility u32 (1: readers see what is synced) | crc u32
     128  the end of the segment before: number u64 | length u64
          | running crc u32 | crc u32             (zeros while it is being written)
+    160  first sequence u64 | crc u32            (instead of the header's, if not zeros)
     192  appended-up-to u64
     512  synced-up-to u64 | running crc u32 | crc u32
    1024  synced-up-to, the other slot
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
     from oblivion_dbm.engine.filesystem import File, FileSystem
 
+    #: A position and the running crc of the bytes below it.
+    Mark = tuple[int, int]
+
 MAGIC = b"oblivwal"
 FORMAT = 1
 CRC_32C = 1
@@ -52,6 +56,8 @@ DATA_AT = 4096
 _HEADER = Struct("<8sII16sQQQ16sII")
 _CHAIN = Struct("<QQII")
 _CHAIN_AT = 128
+_SEQUENCE = Struct("<QI")
+_SEQUENCE_AT = 160
 _APPENDED = Struct("<Q")
 APPENDED_AT = 192
 _SLOT = Struct("<QII")
@@ -160,7 +166,7 @@ class PositionedWord:
 class WAL:
     """The live segment: the one that this process created and appends to.
 
-    Guarded by the appender's lock.  ``back_end`` is "mapped" or "pwrite".
+    Guarded by the appender's lock, but for ``sync``.  ``back_end`` is "mapped" or "pwrite".
     """
 
     def __init__(
@@ -187,7 +193,10 @@ class WAL:
         self.first_sequence = first_sequence
         self.prelude_end = DATA_AT + len(prelude)
         self.sealed = False
+        self.closed = False
         self.end = 0
+        self.synced = 0
+        self._interrupted = False
         self._next_slot = 0
         self._file = filesystem.create(self.path, mode)
         try:
@@ -206,8 +215,7 @@ class WAL:
         self.target[0 : len(header)] = header
         self.target[DATA_AT : self.prelude_end] = prelude
         self.words[0] = self.prelude_end
-        self._cover(self.prelude_end)
-        self._note_synced()
+        self.note_synced(self.cover(self.prelude_end))
         self.filesystem.sync(self._file)
 
     def _choose(self, back_end: str, length: int) -> str:
@@ -255,55 +263,78 @@ class WAL:
         """Return the sequence number of the byte at ``position``."""
         return self.first_sequence + max(0, position - self.prelude_end)
 
-    def sync(self, position: int) -> None:
-        """Return once all bytes below ``position`` (all stored) are on the disk.
+    def cover(self, position: int) -> Mark:
+        """Bring the running crc up to ``position``, below which all is stored; return both.
 
-        Raises error when the system cannot; that is final for the handle.
+        O(bytes since the last call).
         """
-        self._cover(position)
-        self.filesystem.sync(self._file)
-        self._note_synced()
-
-    def _cover(self, position: int) -> None:
-        """Bring the running crc up to ``position``."""
         while self._covered < position:
             stop = min(position, self._covered + _CRC_STRIDE)
             self._running = crc32c(self.target[self._covered : stop], self._running)
             self._covered = stop
+        return self._covered, self._running
 
-    def _note_synced(self) -> None:
-        """Advance synced-up-to in the slot whose turn it is."""
-        self.synced = self._covered
-        slot = _sealed(_SLOT, self.synced, self._running)
+    def sync(self) -> None:
+        """Return once all that is stored is on the disk; needs no lock.
+
+        Raises error when the system cannot; that is final for the handle.
+        """
+        self._interrupted = True
+        self.filesystem.sync(self._file)
+
+    def rewrite(self) -> None:
+        """Store again what the last sync covered, if that was interrupted.
+
+        The system may have told it, and nobody else, that the bytes did not
+        get to the disk; stored again, they are the next sync's.
+        """
+        if not self._interrupted:
+            return
+        for start in range(self.synced, self._covered, _CRC_STRIDE):
+            stop = min(self._covered, start + _CRC_STRIDE)
+            self.target[start:stop] = bytes(self.target[start:stop])
+        self._interrupted = False
+
+    def note_synced(self, mark: Mark) -> None:
+        """Advance synced-up-to, after a sync that began after ``cover`` gave ``mark``."""
+        self._interrupted = False
+        if self.target is None or mark[0] <= self.synced:
+            return
+        slot = _sealed(_SLOT, *mark)
         place = _SLOTS_AT[self._next_slot]
         self.target[place : place + len(slot)] = slot
         self._next_slot ^= 1
+        self.synced = mark[0]
 
     def seal(self, position: int) -> tuple[int, int, int]:
-        """End the segment: append SEAL.
+        """End the segment: append SEAL.  Again is fine.
 
         Returns (number, length, running crc) for the next segment's header.
         """
-        end = position + len(SEAL_RECORD)
         if not self.sealed:
+            end = position + len(SEAL_RECORD)
             if end > self.capacity:
                 self.grow(end)
             self.target[position:end] = SEAL_RECORD
             self.words[0] = end
+            self.end = end
             self.sealed = True
-        self._cover(end)
-        self.end = end
-        return self.number, end, self._running
+        return self.number, *self.cover(self.end)
 
-    def follow(self, end: tuple[int, int, int]) -> None:
-        """Write down the end of the segment before this one."""
+    def follow(self, end: tuple[int, int, int], first_sequence: int) -> None:
+        """Become the live segment: write down the end of the one before, and what comes first."""
+        self.first_sequence = first_sequence
+        sequence = _sealed(_SEQUENCE, first_sequence)
+        self.target[_SEQUENCE_AT : _SEQUENCE_AT + len(sequence)] = sequence
         chain = _sealed(_CHAIN, *end)
         self.target[_CHAIN_AT : _CHAIN_AT + len(chain)] = chain
 
     def close(self) -> None:
-        """Let go of the map and the file; what was appended stays."""
-        self._unmap()
-        self.filesystem.close(self._file)
+        """Let go of the map and the file; what was appended stays.  Again is fine."""
+        if not self.closed:
+            self.closed = True  # first: a descriptor closed twice may be another file's
+            self._unmap()
+            self.filesystem.close(self._file)
 
 
 class Segment:
@@ -362,7 +393,7 @@ class Segment:
         fields = _unsealed(_HEADER, data)
         if fields is None:
             raise CorruptionError(self.path, 0, "the header's crc does not match")
-        _, version, kind, store, number, self.first_sequence, self.prelude_end = fields[:7]
+        _, version, kind, store, number, self._first_sequence, self.prelude_end = fields[:7]
         self.boot, self.synced_only = fields[7:]
         if version > FORMAT or kind != CRC_32C:
             meaning = (
@@ -378,6 +409,21 @@ class Segment:
                 f"found segment {number} of store {store.hex()}",
             )
         self.seed = int.from_bytes(data[-4:], "little")
+
+    @property
+    def first_sequence(self) -> int:
+        """The sequence number of the first record behind the prelude.
+
+        A segment that was made ahead of its time learns it when it is begun.
+        """
+        data = self.buffer[_SEQUENCE_AT : _SEQUENCE_AT + _SEQUENCE.size]
+        if not any(data):
+            return int(self._first_sequence)
+        fields = _unsealed(_SEQUENCE, data)
+        if fields is None:
+            meaning = "the crc of the first sequence does not match"
+            raise CorruptionError(self.path, _SEQUENCE_AT, meaning)
+        return int(fields[0])
 
     @property
     def appended(self) -> int:

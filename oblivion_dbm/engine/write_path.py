@@ -1,53 +1,51 @@
-"""The write path: the live log, and the steps that turn what it holds into tables.
+"""The write path: from a record to the log and the MemTable, and room for both.
 
 ::
 
-    begin    the first segment of this process takes over what was recovered
-    rotate   seal segment and MemTable; writes go to new ones
-    flush    the oldest sealed MemTable becomes a table
-    compact  neighbouring runs become one
+    begin      the first segment of this process takes over what was recovered
+    make room  what a write finds that does not fit: a longer segment; a pause,
+               where writers are ahead of maintenance; or an error
+    commit     wait for the disk, as the sync mode says
 
-Each step is separate, is called with the handle's mutex held, and can be
-called again after it failed or was interrupted.
+What happens to the MemTable afterwards is in :mod:`oblivion_dbm.engine.maintenance`.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from errno import EIO
 
-from oblivion_dbm.engine.compactor import Compactor
-from oblivion_dbm.engine.kernel import BUSY, Appender, refuse
+from oblivion_dbm.engine.kernel import Appender, Stalled, depth, refuse
+from oblivion_dbm.engine.log import Log
+from oblivion_dbm.engine.maintenance import PAUSE, Maintenance
 from oblivion_dbm.engine.manifest import Manifest, missing_is_damage
-from oblivion_dbm.engine.memtable import OVERHEAD as KEY_OVERHEAD
 from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.options import FULL, OFF
-from oblivion_dbm.engine.policy import choose, everything
 from oblivion_dbm.engine.record import DELETE
-from oblivion_dbm.engine.recovery import Recovery, keep_lost
+from oblivion_dbm.engine.recovery import Recovery, keep_lost, replay_into
 from oblivion_dbm.engine.tree import Tree
-from oblivion_dbm.engine.wal import DATA_AT, WAL
-from oblivion_dbm.errors import CorruptionError, error
+from oblivion_dbm.engine.wal import DATA_AT
+from oblivion_dbm.engine.write_queue import WriteQueue
+from oblivion_dbm.errors import error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import RLock
-    from collections.abc import Iterator
     from typing import Any
 
     from oblivion_dbm.engine.filesystem import FileSystem
     from oblivion_dbm.engine.lock import WriterLock
     from oblivion_dbm.engine.options import Options
-    from oblivion_dbm.engine.policy import Task
-    from oblivion_dbm.engine.version import Run, Version
+    from oblivion_dbm.engine.version import Version
+    from oblivion_dbm.engine.wal import WAL
 
 #: Bytes of recovered records that are copied into the next log segment; more
 #: than that becomes a table.
 LARGEST_PRELUDE = 1 << 18
 #: Bytes of log up to which close leaves the MemTable to the next opening.
 LARGEST_LEFT_OPEN = 1 << 20
-#: Bytes of log between two looks at the MemTable's size.
-STRIDE = 1 << 20
+#: Bytes of log between two looks at the MemTable's size: when nothing is under
+#: way, when a flush is, and when writers are ahead of it.
+STRIDE, FLUSH_STRIDE, PRESSED_STRIDE = 1 << 20, 1 << 18, 1 << 15
 
 
 class WritePath:
@@ -55,6 +53,9 @@ class WritePath:
 
     ``failed`` is what has stopped all writing, if anything has: after it the
     state of the disk is not known, so nothing is retried.
+
+    Lock order: maintenance, a round of syncing, the handle's lock.  Who holds
+    the handle's lock waits for nobody.
     """
 
     def __init__(
@@ -71,16 +72,16 @@ class WritePath:
         self._filesystem = filesystem
         self._directory = directory
         self._options = options
-        self._lock = lock
         self._mode = mode
-        self._manifest = Manifest(filesystem, directory, version, mode)
-        self._compactor = Compactor(filesystem, directory, options, self._manifest, mode)
-        self._wal: WAL | None = None
-        #: Sealed segments whose MemTables are no tables yet, oldest first.
-        self._sealed: list[WAL] = []
-        self._quarantined: frozenset[int] = frozenset()
+        self._mutex = mutex
         self._working = False
+        #: A writer has just paused; the next to need room gets it.
+        self._relieved = False
+        #: A write inside a held lock has not paused; ``commit`` will.
+        self._to_relieve = False
+        self._manifest = Manifest(filesystem, directory, version, mode)
         self.failed: BaseException | None = None
+        self.closing = False
         try:
             recovery = Recovery(filesystem, directory, version)
             recovery.close()
@@ -91,23 +92,61 @@ class WritePath:
         self._unsynced = recovery.unsynced
         self._sequence = recovery.sequence
         self.tree.memtables = [recovery.merged()]
-        self.appender = self.tree.appender = Appender(mutex, self._make_room)
+        self.appender = self.tree.appender = Appender(mutex, self._make_room, self._restore)
+        self.log = Log(
+            filesystem,
+            directory,
+            options,
+            mode=mode,
+            appender=self.appender,
+            check=self.check_failed,
+            stop=self._stop,
+        )
+        self.maintenance = Maintenance(
+            filesystem,
+            directory,
+            options,
+            tree=self.tree,
+            log=self.log,
+            appender=self.appender,
+            manifest=self._manifest,
+            begin=self.begin,
+            bump=lock.bump,
+            mode=mode,
+        )
+        self.queue = WriteQueue(
+            filesystem,
+            self.appender.write,
+            self.log.wait if options.sync == FULL else _durable_enough,
+            self._attend,
+            options.queue_limit,
+        )
         self.tree.show()
         if options.sync == FULL:
-            self.appender.after = self._sync_log
+            self.appender.after = self._wait
             if self._unsynced:
-                self._begin()  # what this handle shows is on the disk
+                with mutex:
+                    self._begin()  # what this handle shows is on the disk
+        elif options.sync not in ("normal", OFF):
+            self.appender.after = self._sync_soon
+
+    # Whether writing is possible.
 
     def check(self) -> None:
         """Raise if writing has stopped for good, or is under way in this very thread."""
         self.check_idle()
+        self.check_failed()
+
+    def check_failed(self) -> None:
+        """Raise if writing has stopped for good."""
         problem = self.failed or self._manifest.failed
         if problem is not None:
             raise error(EIO, f"writing stopped: {problem}", self._directory) from problem
 
     def check_idle(self) -> None:
         """Raise for a signal handler that arrived inside a write of its own thread."""
-        if self._working or self.appender.position == BUSY:
+        self.appender.recover()
+        if self._working:
             refuse()
 
     def _stop(self, problem: BaseException) -> None:
@@ -122,68 +161,95 @@ class WritePath:
         if self.failed is None:
             self.failed = error("the handle has ended")
 
-    @contextmanager
-    def work(self) -> Iterator[None]:
-        """Be the context in which every step runs; raise where one is under way.
-
-        The only one who can find it so is a signal handler, since the mutex is
-        held.  No write gets past the steps before ``_make_room`` has run again.
-        """
-        self.check()
-        self._working = True
-        self.appender.limit = -1
-        try:
-            yield
-        finally:
-            self._working = False
-
     # Room: called by the appender when a record does not fit.
 
     def _make_room(self, length: int) -> None:
         self.tree.check()
-        with self.work():
+        self.check()
+        if depth(self._mutex) == 1:
+            self._stall()
+        else:
+            self._to_relieve = True
+        self._working = True
+        self.appender.limit = -1
+        try:
             self._make_room_for(length)
+        finally:
+            self._working = False
+
+    def _stall(self) -> None:
+        """Raise Stalled where this write has to wait first; the lock is not held then."""
+        if self.closing and not self.queue.worker.is_this_thread:
+            raise error("the handle is being closed")
+        if self.queue.owes:
+            raise Stalled(self.queue.settle)
+        if self.maintenance.problem is not None:
+            raise Stalled(self.maintenance.retry)
+        if self._relieved or self.log.live is None:
+            self._relieved = False
+        elif self.maintenance.under_pressure:
+            raise Stalled(self._relieve)
+
+    def _relieve(self) -> None:
+        """Pause until maintenance has caught up; do it here where it has no thread."""
+        maintenance = self.maintenance
+        maintenance.wake()
+        while not (maintenance.inline or maintenance.problem or self.tree.ended):
+            pause = maintenance.pressure()
+            self._filesystem.sleep(PAUSE if pause is None else pause)
+            if pause is not None:
+                break
+        if maintenance.inline:
+            maintenance.call(maintenance.work)
+        self._relieved = True
 
     def _make_room_for(self, length: int) -> None:
-        self.tree.show()
-        if self._wal is None:
+        if self.log.live is None:
             self._begin()
-            self._compact_due()
-        elif len(self.tree.memtables) > 1 or self._is_full():
-            if len(self.tree.memtables) == 1:
-                self.rotate()
-            self.flush_sealed()
-            self._compact_due()
-        wal, position = self._live(), self.appender.position
-        try:
-            wal.grow(position + length)
-        finally:
-            self.appender.target, self.appender.words = wal.target, wal.words
-        stride = min(STRIDE, self._options.memtable_limit // 8 + 1)
-        self.appender.limit = max(position + length, min(wal.capacity, position + stride))
+        self.maintenance.finish_rotation()
+        position = self.appender.position
+        self.log.grow(position + length)
+        if self.maintenance.due and not self.maintenance.inline:
+            self.maintenance.wake()
+        stride = min(self._stride(), self._options.memtable_limit // 8 + 1)
+        assert self.log.live is not None
+        self.appender.limit = max(position + length, min(self.log.live.capacity, position + stride))
+        if self.queue.owes:  # queued while this went on
+            self.appender.limit = -1
 
-    def _live(self) -> WAL:
-        assert self._wal is not None
-        return self._wal
+    def _stride(self) -> int:
+        if len(self.tree.memtables) == 1:
+            return STRIDE
+        return PRESSED_STRIDE if self.maintenance.pressure() else FLUSH_STRIDE
 
-    @property
-    def sequence(self) -> int:
-        """The sequence number of the end of the log."""
-        if self._wal is None:
-            return self._sequence
-        return self._wal.sequence(self.appender.position)
+    def _attend(self) -> None:
+        """Send the next write to ``_make_room``."""
+        self.appender.limit = -1
 
-    def _is_full(self) -> bool:
-        memory = self.appender.position + KEY_OVERHEAD * len(self.tree.memtables[0])
-        return memory >= self._options.memtable_limit
+    def _restore(self, record: bytes) -> None:
+        """Bring a published record of any kind into memory; twice does no harm."""
+        replay_into(self.tree.memtables[0], record, 0, len(record))
+        self.tree.show()
 
     # Begin.
+
+    def begin(self) -> None:
+        """Make sure that there is a live segment."""
+        with self._mutex:
+            self.check()
+            if self.log.live is None:
+                self._working = True
+                try:
+                    self._begin()
+                finally:
+                    self._working = False
 
     def _begin(self) -> None:
         """Start the first segment of this process, taking over what was recovered.
 
         Small contents are copied into it, larger ones become a table; both are
-        synced before the MANIFEST drops the logs they came from.
+        synced before the MANIFEST drops the logs they came from.  No
+        maintenance runs before this has been done.
         """
         keep_lost(self._lost, self._filesystem, self._directory, self._mode)
         memtable = self.tree.memtables[0]
@@ -199,31 +265,26 @@ class WritePath:
             memtable.cleared = False
         else:
             memtable.last_sequence = self._sequence
-            version, run = self._write_table(memtable, self.tree.version.logs)
+            version, run = self.maintenance.write_table(memtable, self.tree.version.logs)
             try:
                 wal = self._new_wal(b"")
                 self._install_log(version.with_log(wal.number), wal)
             except BaseException:
-                self._compactor.discard(run)
+                self.maintenance.discard(run)
                 raise
-            self.tree.memtables = [MemTable(memtable.floor)]
-        self._start(wal)
+            memtable = MemTable(memtable.floor)
+            self.tree.memtables = [memtable]
+        memtable.log = wal.number
+        self._unsynced = False
+        self.log.synced = wal.sequence(wal.prelude_end)
+        self.log.begin(wal)
+        self.tree.show()
 
     def _new_wal(self, prelude: bytes) -> WAL:
         """Create a segment that no MANIFEST names yet."""
         number = self._manifest.new_number()
         try:
-            return WAL(
-                self._filesystem,
-                self._directory,
-                number,
-                store_id=bytes.fromhex(self.tree.version.store_id),
-                first_sequence=self._sequence,
-                prelude=prelude,
-                back_end=self._options.log_back_end,
-                synced_only=self._options.sync == FULL,
-                mode=self._mode,
-            )
+            return self.log.create(number, self.tree.version.store_id, self._sequence, prelude)
         except BaseException:
             self._manifest.forget(number)
             raise
@@ -231,7 +292,7 @@ class WritePath:
     def _install_log(self, version: Version, wal: WAL) -> None:
         """Make a Version current that names ``wal``, which is given up if that fails."""
         try:
-            self._manifest.install(version, self._publish)
+            self.maintenance.install(version)
         except BaseException:
             wal.close()
             if not self._manifest.may_name(wal.number):
@@ -239,174 +300,88 @@ class WritePath:
                 self._filesystem.remove(wal.path)
             raise
 
-    def _publish(self) -> None:
-        """Show the installed Version, here and to readers in other processes."""
-        self.tree.adopt(self._manifest.version)
-        self.tree.show()
-        self._lock.bump()
+    # Durability.
 
-    def _start(self, wal: WAL) -> None:
-        """Append to ``wal`` from now on."""
-        self._wal = wal
-        self._unsynced = False
-        self.tree.memtables[0].log = wal.number
-        self.appender.target, self.appender.words = wal.target, wal.words
-        self.appender.position = wal.prelude_end
-        self.appender.limit = wal.prelude_end
-        self.tree.show()
+    @property
+    def sequence(self) -> int:
+        """The sequence number of the end of the log."""
+        if self.log.live is None:
+            return self._sequence
+        self.appender.recover()
+        return self.log.sequence
 
-    # Rotate, flush, compact.
+    def _wait(self, sequence: int) -> None:
+        """Wait for the disk, unless whoever holds the lock will do so afterwards."""
+        if not depth(self._mutex):
+            self.log.wait(sequence)
 
-    def rotate(self) -> None:
-        """Seal the segment and the MemTable; writes go to new ones.
+    def _sync_soon(self, _: int) -> None:
+        """Begin the time after which what was written is synced."""
+        if depth(self._mutex):
+            return  # whoever holds the lock will commit
+        self.appender.after = None
+        seconds = self._options.sync
+        assert not isinstance(seconds, str)
+        self.queue.sync_within(seconds, self._sync_in_time)
 
-        The new segment is durable and named before the old one is sealed, and
-        holds the old one's end before its first record.  The old one is synced
-        by the flush that follows at once, as a table; if that fails, by the
-        next sync, before anything younger.
-        """
-        if self._wal is None:
-            self._begin()
-        old = self._live()
-        self._sequence = old.sequence(self.appender.position)
-        new = self._new_wal(b"")
-        try:
-            self._install_log(self.tree.version.with_log(new.number), new)
-            end = old.seal(self.appender.position)
-            if self._options.sync == FULL:
-                old.sync(old.end)  # readers see what is synced, the SEAL included
-            new.follow(end)
-            memtable = self.tree.memtables[0]
-            memtable.last_sequence = self._sequence
-            memtable.lower_floor()
-            self.tree.memtables.insert(0, MemTable(memtable.floor))
-            self._sealed.append(old)
-            self._start(new)
-        except BaseException as problem:
-            # Before the MANIFEST named the new segment nothing has happened;
-            # from then on only reopening tells how far this came.
-            if self._manifest.may_name(new.number):
-                self._stop(problem)
-            raise
+    def _sync_in_time(self) -> None:
+        self.appender.after = self._sync_soon  # before the sync: it misses what comes after
+        self.sync()
 
-    def flush(self) -> None:
-        """Turn everything in memory into tables, and merge as the policy says."""
-        self.flush_sealed()
-        if len(self.tree.memtables[0]) or self.tree.cleared:
-            self.rotate()
-            self.flush_sealed()
-        self._compact_due()
-
-    def compact(self) -> None:
-        """Flush, and merge everything into one run without tombstones."""
-        self.flush()
-        self.compact_once(everything(self.tree.version))
-
-    def flush_sealed(self) -> None:
-        """Turn the sealed MemTables into tables, the oldest first."""
-        while len(self.tree.memtables) > 1:
-            memtable = self.tree.memtables[-1]
-            if memtable.log in self.tree.version.logs:
-                version, run = self._write_table(memtable, (memtable.log,))
-                try:
-                    self._manifest.install(version, self._publish)
-                except BaseException:
-                    self._compactor.discard(run)
-                    raise
-            self.tree.memtables.remove(memtable)
-            self.tree.show()
-            for wal in [wal for wal in self._sealed if wal.number == memtable.log]:
-                self._sealed.remove(wal)
-                wal.close()
-
-    def drop_cleared(self) -> None:
-        """Remove the tables that a clear has hidden."""
-        if self.tree.version.runs:
-            self.rotate()
-            self.flush_sealed()
-
-    def _write_table(self, memtable: MemTable, logs: tuple[int, ...]) -> tuple[Version, Run | None]:
-        """Write the oldest MemTable as a run; return the Version that has it for ``logs``."""
-        version = self.tree.version
-        if memtable.cleared:
-            version = version.cleared(())
-        live = self.tree.live_once_flushed(memtable)
-        run = self._compactor.flush(
-            memtable.merged(),
-            (0, memtable.last_sequence),
-            tombstones=any(layer.tombstones for layer in memtable.layers),
-            drop_tombstones=not version.runs,
-        )
-        if not version.runs:
-            live = 0 if run is None else run.puts
-        return version.with_flush(run, logs, live), run
-
-    def _compact_due(self) -> None:
-        """Merge as the policy says; a table that does not check is left out from then on."""
-        try:
-            while self.compact_once(choose(self.tree.version, self._options, self._quarantined)):
-                pass
-        except CorruptionError as problem:
-            tables = self.tree.tables
-            numbers = [number for number in tables if tables[number].path == problem.filename]
-            if not numbers:
-                raise
-            self._quarantined |= frozenset(numbers)
-
-    def compact_once(self, task: Task | None) -> bool:
-        """Carry one task out; False when there is none."""
-        if task is None:
-            return False
-        run = self._compactor.merge(task, self.tree.tables.__getitem__)
-        try:
-            self._manifest.install(self.tree.version.with_merge(task.runs, run), self._publish)
-        except BaseException:
-            self._compactor.discard(run)
-            raise
-        return True
-
-    # Sync and end.
-
-    def _sync_log(self) -> None:
-        """Sync every segment with unsynced bytes, the oldest first."""
-        try:
-            for wal in self._sealed:
-                if wal.synced < wal.end:
-                    wal.sync(wal.end)
-            self._live().sync(self.appender.position)
-        except BaseException as problem:
-            self._stop(problem)
-            raise
+    def commit(self) -> None:
+        """Do what a write inside a held lock has left: wait for the disk, and for room."""
+        after = self.appender.after
+        if (after is None and not self._to_relieve) or depth(self._mutex):
+            return
+        if after is not None and self.log.live is not None:
+            with self._mutex:
+                sequence = self.sequence
+            after(sequence)
+        if self._to_relieve:
+            self._to_relieve = False
+            if self.maintenance.under_pressure and self.maintenance.problem is None:
+                self._relieve()
 
     def sync(self) -> None:
         """Return once everything written is on the disk; recovered records too."""
-        if self._wal is None and self._unsynced:
-            self._begin()
-        if self._wal is not None:
-            self._sync_log()
+        if depth(self._mutex):
+            refuse()
+        with self._mutex:
+            if self._unsynced:
+                self.begin()
+            if self.log.live is None:
+                return
+            sequence = self.sequence
+        self.log.wait(sequence)
+
+    # The end.
+
+    def end_work(self, reason: error) -> None:
+        """Take no more writes; do what is queued, and stop the threads.  Again is fine."""
+        self.queue.close(reason)
+        self.closing = True
+        self._attend()
+        self.maintenance.close()
 
     def settle(self) -> None:
         """Leave things as the next opening likes them: synced, and little in the log."""
         if self.failed is not None or self._manifest.failed is not None:
             return
-        with self.work():
-            if self._wal is not None and self.appender.position - DATA_AT > LARGEST_LEFT_OPEN:
-                self.rotate()
-                self.flush_sealed()
-            if self._options.sync != OFF:
-                self.sync()
+        if self.appender.position - DATA_AT > LARGEST_LEFT_OPEN:
+            self.maintenance.flush_all()
+        if self._options.sync != OFF:
+            self.sync()
 
     def stats(self) -> dict[str, Any]:
         """Return figures for people."""
+        live = self.log.live
         return {
-            "log_back_end": "" if self._wal is None else self._wal.back_end,
-            "log_bytes": 0 if self._wal is None else self.appender.position - DATA_AT,
+            "log_back_end": "" if live is None else live.back_end,
+            "log_bytes": 0 if live is None else self.appender.position - DATA_AT,
             "lost_bytes": sum(len(lost.data) for lost in self._lost),
-            "quarantined_tables": sorted(self._quarantined),
+            "quarantined_tables": sorted(self.maintenance.quarantined),
         }
 
-    def close(self) -> None:
-        """Let go of the log."""
-        self.appender.target = self.appender.words = None
-        for wal in [*self._sealed, *([self._wal] if self._wal else [])]:
-            wal.close()
+
+def _durable_enough(_: int) -> None:
+    """Sync nothing: what modes do that promise nothing to the single write."""

@@ -122,8 +122,10 @@ def make_tables(folder: Path) -> Expected:
     engine = open_writer(folder, "w", **OPTIONS)
     put(engine, expected, "\N{GREEK SMALL LETTER ALPHA}".encode(), b"by the second process")
     write(engine, expected, {key(2): None, key(0): b"third 0", b"never there": None, b"": b"empty"})
-    engine._path.rotate()
-    engine._path.appender.limit = 1 << 15  # else the next put makes a table of the sealed segment
+    engine._path.maintenance.rotate()
+    engine._path.appender.limit = (
+        1 << 15
+    )  # else the next put has a table made of the sealed segment
     put(engine, expected, b"empty value", b"")
     delete(engine, expected, key(4))
     engine.close()

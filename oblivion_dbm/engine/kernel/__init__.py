@@ -8,7 +8,8 @@ where no compiled kernel is built; it never falls back in silence.
 from __future__ import annotations
 
 from oblivion_dbm.engine.filesystem import environment
-from oblivion_dbm.engine.kernel.pure import BUSY, Appender, Lookup, refuse, replay
+from oblivion_dbm.engine.kernel.append import BUSY, Appender, Stalled, depth, refuse
+from oblivion_dbm.engine.kernel.pure import Lookup, replay
 from oblivion_dbm.engine.kernel.scan import SHAPES, Shape, live_keys, live_values, pairs
 from oblivion_dbm.engine.kernel.tables import (
     PROBE_LIMIT,
@@ -32,8 +33,10 @@ __all__ = [
     "Appender",
     "Lookup",
     "Shape",
+    "Stalled",
     "build_index",
     "combine",
+    "depth",
     "filter_admits",
     "hash_keys",
     "index_holds",

@@ -1,6 +1,7 @@
-"""The inner loops in plain Python: append, look up, replay.
+"""The inner loops in plain Python: look up, replay.
 
-This is the reference, with :mod:`oblivion_dbm.engine.kernel.tables`.  It knows
+This is the reference, with :mod:`oblivion_dbm.engine.kernel.append` and
+:mod:`oblivion_dbm.engine.kernel.tables`.  It knows
 the layout of a record (see :mod:`oblivion_dbm.engine.record`) and of a table's
 index and filter (see :mod:`oblivion_dbm.engine.sstable`), and nothing of files.
 """
@@ -9,8 +10,6 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from contextlib import suppress
-from errno import EDEADLK
 
 from xxhash import xxh64_intdigest
 
@@ -21,18 +20,13 @@ from oblivion_dbm.engine.record import (
     HEAD,
     PUT,
     RESIDUE,
-    check_lengths,
     crc32c,
-    encode,
-    pack_head,
     pack_length,
     unpack_length,
 )
-from oblivion_dbm.errors import error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _thread import RLock
     from collections.abc import Callable
     from typing import Any
 
@@ -45,134 +39,7 @@ if TYPE_CHECKING:
     RunProbe = tuple[list[bytes] | None, list[Probe]]
     View = tuple[Any, tuple[Any, ...], tuple[RunProbe, ...]]
 
-#: Where an Appender is while a write is in progress: beyond every limit.
-BUSY = 1 << 62
-
 _OFFSET_MASK = (1 << 40) - 1
-
-_PUT_HEADS = [pack_head(PUT, length) for length in range(256)]
-_LENGTHS = [pack_length(length) for length in range(1024)]
-
-
-class Appender:
-    """The write path: encode, append to the log's map, publish, insert.
-
-    ``make_room(length)`` is called, with the lock held, when a record does not
-    fit below ``limit``; it provides room or raises.  A limit of -1 thus sends
-    every write there: closed, failed and not yet started handles need no check
-    of their own.  ``after`` is called with the lock held after each write.
-
-    ``lock`` guards every field.  While a write is in progress ``position`` is
-    ``BUSY``, beyond every limit: whoever finds it so while owning the lock is
-    a signal handler inside that write, and is refused.
-    """
-
-    __slots__ = (
-        "active",
-        "after",
-        "limit",
-        "lock",
-        "make_room",
-        "position",
-        "target",
-        "tombstones",
-        "words",
-    )
-
-    def __init__(self, lock: RLock, make_room: Callable[[int], None]) -> None:
-        self.lock = lock
-        self.make_room = make_room
-        self.after: Callable[[], None] | None = None
-        self.target: Any = None
-        self.words: Any = None
-        self.position = 0
-        self.limit = -1
-        self.active: Records = {}
-        self.tombstones: set[bytes] = set()
-
-    def put(self, key: bytes, value: bytes) -> None:
-        """Write one record; when it returns, readers everywhere see it.  O(length)."""
-        try:
-            body = b"".join((_PUT_HEADS[len(key)], key, _LENGTHS[len(value)], value))
-        except IndexError:
-            check_lengths(len(key), len(value))
-            body = b"".join((pack_head(PUT, len(key)), key, pack_length(len(value)), value))
-        record = body + pack_length(crc32c(body))
-        with self.lock:
-            start = self.position
-            end = start + len(record)
-            if end > self.limit:
-                start, end = self.reserve(len(record))
-            try:
-                self.position = BUSY
-                self.target[start:end] = record
-                self.words[0] = end
-                self.active[key] = record
-                if self.tombstones:
-                    self.tombstones.discard(key)
-                self.position = end
-            except BaseException:
-                self.settle(start, end, self.replay)
-                raise
-            if self.after is not None:
-                self.after()
-
-    def append(self, record: bytes, apply: Callable[[bytes], None]) -> None:
-        """Write one record of any kind; ``apply(record)`` brings it into memory.
-
-        ``apply`` may run twice if it is interrupted, so it must bear that.
-        """
-        with self.lock:
-            start, end = self.reserve(len(record))
-            try:
-                self.position = BUSY
-                self.target[start:end] = record
-                self.words[0] = end
-                apply(record)
-                self.position = end
-            except BaseException:
-                self.settle(start, end, apply)
-                raise
-            if self.after is not None:
-                self.after()
-
-    def delete(self, key: bytes) -> None:
-        """Write a tombstone for ``key``."""
-        self.append(encode(DELETE, key, b""), self.replay)
-
-    def replay(self, record: bytes) -> None:
-        """Insert a put or a delete."""
-        replay(record, 0, len(record), self.active, self.tombstones)
-
-    def reserve(self, length: int) -> tuple[int, int]:
-        """Return (start, end) of room for ``length`` bytes, made where there is none."""
-        if self.position == BUSY:
-            refuse()
-        if self.position + length > self.limit:
-            self.make_room(length)
-        return self.position, self.position + length
-
-    def settle(self, start: int, end: int, apply: Callable[[bytes], None]) -> None:
-        """After an exception: what was published is applied, the rest is wiped.
-
-        Bytes that were stored but not published must not stay: a shorter
-        record written over them would uncover their end.
-        """
-        if self.position != BUSY:
-            return
-        if self.words[0] == end:
-            apply(bytes(self.target[start:end]))
-            self.position = end
-        else:
-            self.position = start
-            # A target that can fail wipes by itself what it could not store.
-            with suppress(error):
-                self.target[start:end] = bytes(end - start)
-
-
-def refuse() -> None:
-    """Raise for a signal handler that writes inside a write of its own thread."""
-    raise error(EDEADLK, "the store is in the middle of a write of this very thread")
 
 
 class Lookup:

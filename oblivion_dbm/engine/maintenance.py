@@ -1,0 +1,433 @@
+"""Maintenance: what a store does behind its writers' backs.
+
+::
+
+    prepare  the next log segment is made and named before it is needed
+    rotate   segment and MemTable are sealed; writes go to the next ones
+    flush    the oldest sealed MemTable becomes a table
+    merge    neighbouring runs become one, as the policy says
+
+All of it runs in one thread, the most urgent first, and in the middle of a
+merge too.  Where there is no such thread (``background=False``, or the system
+gives none) whoever writes does it, before the write.  Either way only one does
+it at a time, without the handle's lock but for moments, so that its order of
+steps is the one of a single thread.
+"""
+
+from __future__ import annotations
+
+from _thread import RLock, allocate_lock
+from collections import deque
+
+from oblivion_dbm.engine.compactor import Compactor
+from oblivion_dbm.engine.kernel import BUSY, depth, refuse
+from oblivion_dbm.engine.memtable import OVERHEAD as KEY_OVERHEAD
+from oblivion_dbm.engine.memtable import MemTable
+from oblivion_dbm.engine.policy import choose, everything
+from oblivion_dbm.engine.wal import DATA_AT
+from oblivion_dbm.engine.worker import Worker
+from oblivion_dbm.errors import CorruptionError, error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from oblivion_dbm.engine.filesystem import FileSystem
+    from oblivion_dbm.engine.kernel import Appender
+    from oblivion_dbm.engine.log import Log
+    from oblivion_dbm.engine.manifest import Manifest
+    from oblivion_dbm.engine.options import Options
+    from oblivion_dbm.engine.policy import Task
+    from oblivion_dbm.engine.tree import Tree
+    from oblivion_dbm.engine.version import Run, Version
+
+#: Seconds of work between two yields of the interpreter, and what a yield takes
+#: at least.  Another thread that wants to run gets the interpreter in that time,
+#: which a sleep of nothing would not make sure of.
+SLICE, YIELD = 0.0015, 0.00005
+#: How full the MemTable is when the next segment is made.
+PREPARE_AT = 0.5
+#: How much fuller than it should be it gets before writers have to wait.
+OVERFULL = 1.25
+#: Share of a flush that is done when the last record is written: then index,
+#: filter and syncs are still to come.
+WRITTEN_SHARE = 0.6
+#: Seconds that a writer pauses who is ahead of the flush, or of the merges.
+PAUSE = 0.002
+
+
+class Cancelled(BaseException):
+    """Raised between two pieces of a merge whose store is being closed."""
+
+
+class Job:
+    """A call for the maintenance thread, and what came of it."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self.done = allocate_lock()
+        self.done.acquire()
+        self.problem: BaseException | None = None
+
+    def run(self) -> None:
+        """Call, and tell who waits."""
+        try:
+            self._call()
+        except BaseException as problem:  # noqa: BLE001 - it is raised where it was asked for
+            self.problem = problem
+        finally:
+            self.done.release()
+
+
+class Maintenance:
+    """Makes tables of MemTables and one run of several.
+
+    ``problem`` is what went wrong in the thread and was not told to anybody
+    yet: the next write tries again what failed, and raises if it fails again.
+    ``begin`` makes sure that there is a live segment, ``bump`` tells readers
+    that the MANIFEST has changed.
+    """
+
+    def __init__(
+        self,
+        filesystem: FileSystem,
+        directory: str,
+        options: Options,
+        *,
+        tree: Tree,
+        log: Log,
+        appender: Appender,
+        manifest: Manifest,
+        begin: Callable[[], None],
+        bump: Callable[[], None],
+        mode: int,
+    ) -> None:
+        self._filesystem = filesystem
+        self._options = options
+        self._tree = tree
+        self._log = log
+        self._appender = appender
+        self._manifest = manifest
+        self._begin = begin
+        self._bump = bump
+        self._compactor = Compactor(filesystem, directory, options, manifest, mode, self._pace)
+        self._worker = Worker(self._step)
+        self._jobs: deque[Job] = deque()
+        #: Held by whoever does maintenance without a thread.
+        self._turn = RLock()
+        self.inline = not options.background
+        self._slice_began = 0.0
+        self._merging = False
+        self._flushing = False
+        #: Records of the present flush, and those of them that are written.
+        self._records, self._written = 1, 0
+        self._seal_wanted = False
+        self.quarantined: frozenset[int] = frozenset()
+        self.problem: BaseException | None = None
+
+    # Who does it.
+
+    def _step(self) -> None:
+        """Do all that is asked for and all that is due: the thread's part."""
+        while self._jobs:
+            self._jobs.popleft().run()
+        try:
+            if self.problem is None:
+                self.work()
+        except Cancelled:
+            pass
+        except BaseException as problem:  # noqa: BLE001 - the next write raises it
+            self.problem = problem
+            self._appender.limit = -1
+
+    def wake(self) -> None:
+        """Have what is due done soon."""
+        if not self.inline and not self._worker.wake():
+            self.inline = True
+
+    def call(self, step: Callable[[], object]) -> None:
+        """Return once ``step`` has run in the thread; raise what it raised.
+
+        An interrupt ends the wait, and not the step.
+        """
+        if depth(self._appender.lock) or self._worker.is_this_thread:
+            refuse()
+        job = Job(step)
+        self._jobs.append(job)
+        self.wake()
+        if self.inline:
+            self._run_here()
+        while not job.done.acquire(timeout=1.0):
+            if self._worker.closed and not self._worker.busy:
+                self._tree.check()
+        if isinstance(job.problem, Cancelled):
+            raise error("the handle was closed while this was under way") from job.problem
+        if job.problem is not None:
+            raise job.problem
+
+    def _run_here(self) -> None:
+        """Do what the thread would do."""
+        if depth(self._turn):  # a handler inside this very call
+            refuse()
+        with self._turn:
+            while self._jobs:
+                self._jobs.popleft().run()
+
+    def retry(self) -> None:
+        """Do again what failed, once, and raise if it fails again."""
+
+        def again() -> None:
+            self.problem = None
+            try:
+                self.work()
+            except BaseException as problem:
+                self.problem = problem
+                raise
+
+        self.call(again)
+
+    def close(self) -> None:
+        """Stop the thread: a flush is finished first, a merge is given up."""
+        self._worker.close()
+        self.inline = True
+
+    # What is due.
+
+    def fill(self) -> float:
+        """Return how full the MemTable that takes writes is; 1.0 is its limit."""
+        records = len(self._tree.memtables[0])
+        logged = (self._appender.position & (BUSY - 1)) - DATA_AT
+        memory = logged + KEY_OVERHEAD * records
+        return memory / self._options.memtable_limit if records else 0.0
+
+    @property
+    def rotation_due(self) -> bool:
+        """Whether the MemTable is to be sealed."""
+        return self._seal_wanted or self.fill() >= 1
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something that cannot wait for long."""
+        if self._log.live is None:
+            return False
+        preparing = self._log.prepared is None and self.fill() >= PREPARE_AT
+        return preparing or self.rotation_due or len(self._tree.memtables) > 1
+
+    def pressure(self) -> float | None:
+        """Return the seconds a writer should pause now, None: until this has changed.
+
+        While a flush runs, the MemTable may fill at the pace at which the flush
+        goes on; while runs wait for a merge, the more of them the slower.
+        """
+        fill, allowed = self.fill(), 1.0
+        if len(self._tree.memtables) > 1:
+            done = WRITTEN_SHARE * self._written / self._records if self._flushing else 0.0
+            allowed = min(1.0, 0.5 + done)
+        runs = len(self._tree.version.runs)
+        if fill >= OVERFULL or (self._merging and runs >= self._options.stop_runs):
+            return None
+        if fill > allowed or (self._merging and runs >= self._options.slow_runs):
+            return PAUSE
+        return 0.0
+
+    @property
+    def under_pressure(self) -> bool:
+        """Whether a writer should wait before it goes on."""
+        return self.pressure() != 0 or (self.inline and self.due)
+
+    def work(self) -> None:
+        """Do all that is due, the most urgent first."""
+        while self._urgent() or self._merge_due():
+            pass
+
+    def _urgent(self) -> bool:
+        """Do one thing that writers may be waiting for; False where there is none."""
+        if self._log.live is None:
+            return False
+        if len(self._tree.memtables) > 1:
+            self._flush_oldest()
+        elif self.rotation_due:
+            self.rotate()
+        elif self._log.prepared is None and self.fill() >= PREPARE_AT:
+            self._prepare()
+        else:
+            return False
+        return True
+
+    def _pace(self, records: int) -> None:
+        """Come here between two pieces of work: let others run, and do what is urgent."""
+        if self._flushing:
+            self._written += records
+        elif self._merging:
+            if self._worker.closed:
+                raise Cancelled
+            while self._urgent():
+                pass
+        if self.inline:
+            return
+        now = self._filesystem.clock()
+        if now - self._slice_began >= SLICE:
+            self._filesystem.sleep(YIELD)
+            self._slice_began = self._filesystem.clock()
+
+    # The steps.
+
+    def install(
+        self, version: Version, run: Run | None = None, swap: Callable[[], None] | None = None
+    ) -> None:
+        """Make ``version`` current; ``run`` is new in it.  ``swap`` goes with it in memory."""
+        try:
+            tables = self._tree.open_tables(version)
+            self._manifest.install(version, lambda: self._publish(tables, swap))
+        except BaseException:
+            self.discard(run)
+            raise
+
+    def _publish(self, tables: Any, swap: Callable[[], None] | None) -> None:
+        """Show the installed Version, here and to readers in other processes."""
+        with self._appender.lock:
+            if swap is not None:
+                swap()
+            self._tree.adopt(self._manifest.version, tables)
+            self._tree.show()
+            self._bump()
+
+    def _prepare(self) -> None:
+        """Make the segment that follows the live one; it is durable and named, and empty."""
+        with self._appender.lock:
+            first_sequence = self._log.sequence
+        version = self._tree.version
+        number = self._manifest.new_number()
+        try:
+            wal = self._log.create(number, version.store_id, first_sequence, b"")
+        except BaseException:
+            self._manifest.forget(number)
+            raise
+
+        def swap() -> None:
+            self._log.prepared = wal
+
+        try:
+            self.install(version.with_log(number), swap=swap)
+        except BaseException:
+            wal.close()
+            if not self._manifest.may_name(number):
+                self._manifest.forget(number)
+                self._filesystem.remove(wal.path)
+            raise
+
+    def rotate(self) -> None:
+        """Seal the segment and the MemTable; writes go to new ones.
+
+        Costs no input or output but to make the next segment, where that has
+        not been done ahead.
+        """
+        self._begin()
+        if self._log.prepared is None:
+            self._prepare()
+        with self._appender.lock:
+            self._appender.recover()
+            self._seal_wanted = False
+            self._log.rotate()
+            self.finish_rotation()
+
+    def finish_rotation(self) -> None:
+        """Let log and MemTables agree again after a rotation, an interrupted one included."""
+        live, memtable = self._log.live, self._tree.memtables[0]
+        assert live is not None
+        if live.sealed:
+            self._log.rotate()
+            live = self._log.live
+            assert live is not None
+        if memtable.log != live.number:
+            memtable.last_sequence = live.first_sequence
+            memtable.lower_floor()
+            following = MemTable(memtable.floor)
+            following.log = live.number
+            self._tree.memtables.insert(0, following)
+        self._tree.show()
+
+    def flush(self) -> None:
+        """Turn everything in memory into tables, and merge as the policy says."""
+        self.flush_all()
+        self.work()
+
+    def flush_all(self) -> None:
+        """Turn everything in memory into tables."""
+        if len(self._tree.memtables[0]) or self._tree.cleared:
+            self.rotate()
+        while len(self._tree.memtables) > 1:
+            self._flush_oldest()
+
+    def compact(self) -> None:
+        """Flush, and merge everything into one run without tombstones."""
+        self.flush_all()
+        self._merge(everything(self._tree.version))
+
+    def drop_cleared(self) -> None:
+        """Have the tables removed that a clear has hidden; with the handle's lock."""
+        if self._tree.version.runs:
+            self._seal_wanted = True
+            self._appender.limit = -1
+            self.wake()
+
+    def _flush_oldest(self) -> None:
+        """Turn the oldest sealed MemTable into a table, and let its segment go."""
+        memtable = self._tree.memtables[-1]
+        version, run = self.write_table(memtable, (memtable.log,))
+        self.install(version, run, lambda: self._tree.memtables.remove(memtable))
+        self._log.retire(memtable.log)
+
+    def write_table(self, memtable: MemTable, logs: tuple[int, ...]) -> tuple[Version, Run | None]:
+        """Write the oldest MemTable as a run; return the Version that has it for ``logs``."""
+        self._records, self._written = max(1, len(memtable)), 0
+        self._flushing = True
+        try:
+            version = self._tree.version
+            if memtable.cleared:
+                version = version.cleared(())
+            live = self._tree.live_once_flushed(memtable)
+            run = self._compactor.flush(
+                memtable.merged(),
+                (0, memtable.last_sequence),
+                tombstones=any(layer.tombstones for layer in memtable.layers),
+                drop_tombstones=not version.runs,
+            )
+        finally:
+            self._flushing = False
+        if not version.runs:
+            live = 0 if run is None else run.puts
+        return version.with_flush(run, logs, live), run
+
+    def discard(self, run: Run | None) -> None:
+        """Give up a run that was written and will not be installed."""
+        self._compactor.discard(run)
+
+    def _merge_due(self) -> bool:
+        """Merge as the policy says; False when there is nothing to merge.
+
+        A table that does not check is left out of merges from then on.
+        """
+        try:
+            return self._merge(choose(self._tree.version, self._options, self.quarantined))
+        except CorruptionError as problem:
+            tables = self._tree.tables
+            numbers = [number for number in tables if tables[number].path == problem.filename]
+            if not numbers:
+                raise
+            self.quarantined |= frozenset(numbers)
+            return True
+
+    def _merge(self, task: Task | None) -> bool:
+        """Carry one task out; False when there is none."""
+        if task is None:
+            return False
+        self._begin()
+        self._merging = True
+        try:
+            run = self._compactor.merge(task, self._tree.tables.__getitem__)
+            self.install(self._tree.version.with_merge(task.runs, run), run)
+        finally:
+            self._merging = False
+        return True
