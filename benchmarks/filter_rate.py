@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import random
+from array import array
 from itertools import repeat
 
 from oblivion_dbm.engine.kernel import (
     SLOTS_PER_PAIR,
-    build_index,
+    IndexBuilder,
     filter_admits,
     hash_keys,
 )
@@ -38,7 +39,11 @@ def pairs_for(records: int) -> int:
 
 def pair_rate(digests: list[int], absent: list[int], pairs: int) -> float:
     """Return the part of ``absent`` that the real filter of ``digests`` lets through."""
-    words = build_index(digests, repeat(29), 16, pairs)[1]
+    builder = IndexBuilder(16, pairs)
+    while builder.make_room():
+        pass
+    builder.add(digests, repeat(29))
+    words = array("Q", b"".join(builder.words()))
     slot_count = SLOTS_PER_PAIR * pairs
     return sum(filter_admits(words, slot_count, digest) for digest in absent) / len(absent)
 

@@ -24,8 +24,8 @@ from oblivion_dbm.engine.kernel import (
     PROBE_LIMIT,
     SLOTS_PER_PAIR,
     Appender,
+    IndexBuilder,
     Lookup,
-    build_index,
     combine,
     filter_admits,
     hash_keys,
@@ -209,6 +209,18 @@ def pairs_for(count: int) -> int:
 
 def offsets_of(lengths: list[int]) -> list[int]:
     return list(accumulate(lengths, initial=16))[:-1]
+
+
+def build_index(
+    digests: list[int], lengths: list[int], start: int, filter_pairs: int, step: int = 7
+) -> tuple[array[int], array[int]]:
+    """Return (slots of the index, words of the filter), built ``step`` records at a time."""
+    builder = IndexBuilder(start, filter_pairs)
+    while builder.make_room():
+        pass
+    for at in range(0, len(digests), step):
+        builder.add(digests[at : at + step], lengths[at : at + step])
+    return array("Q", b"".join(builder.slots())), array("Q", b"".join(builder.words()))
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=200))
@@ -499,7 +511,7 @@ class Table:
         self.pairs = pairs_for(len(records))
         self.slot_count = SLOTS_PER_PAIR * self.pairs
         digests = hash_keys(keys_of(records), seed)
-        self.slots, self.words = build_index(digests, map(len, records), 16, self.pairs)
+        self.slots, self.words = build_index(digests, list(map(len, records)), 16, self.pairs)
         self.checked: list[tuple[str, int]] = []
         self.filter_checked, self.index_checked = bytearray(99), bytearray(99)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
+from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +14,7 @@ from oblivion_dbm.engine.merge import (
     FIRST_CHUNK,
     LARGEST_CHUNK,
     growing_sizes,
+    in_order,
     merge,
     without_tombstones,
 )
@@ -101,3 +104,21 @@ def test_chunk_sizes_grow_from_small_to_large() -> None:
     assert sizes == sorted(sizes)
     assert sizes[-1] == LARGEST_CHUNK
     assert next(growing_sizes(LARGEST_CHUNK)) == LARGEST_CHUNK
+
+
+@pytest.mark.parametrize("count", [0, 1, 4095, 4096, 4097, 60_000])
+@pytest.mark.parametrize("arrangement", ["ascending", "descending", "random", "in_steps"])
+def test_keys_come_in_order_in_lists_of_a_few_thousand(count: int, arrangement: str) -> None:
+    keys = [b"%07d" % number for number in range(count)]
+    if arrangement == "descending":
+        keys.reverse()
+    elif arrangement == "random":
+        Random(5).shuffle(keys)
+    elif arrangement == "in_steps":
+        keys = [*chain.from_iterable(keys[part::99] for part in range(99))]
+    steps: list[int] = []
+    lists = list(in_order(dict.fromkeys(keys), steps.append))
+    assert [*chain.from_iterable(lists)] == sorted(keys)
+    assert max(map(len, lists)) <= 8192
+    assert set(steps) == {0}
+    assert len(steps) >= count // 2048

@@ -10,18 +10,22 @@ newest, sort.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import cycle, islice
 
 from oblivion_dbm.engine.kernel import combine
 from oblivion_dbm.engine.record import DELETE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     Chunk = tuple[list[bytes], list[bytes]]
 
 #: Records in the first and in the largest chunk that a source is asked for.
 FIRST_CHUNK, LARGEST_CHUNK = 16, 512
+#: Keys that are sorted at once; one of how many is in the sample that pivots are
+#: taken from; and one of how many of those is a pivot.
+_SORTED_AT_ONCE, _SAMPLED, _PIVOTS = 4096, 128, 32
 
 
 def growing_sizes(first: int = FIRST_CHUNK) -> Iterator[int]:
@@ -30,6 +34,38 @@ def growing_sizes(first: int = FIRST_CHUNK) -> Iterator[int]:
     while True:
         yield size
         size = min(2 * size, LARGEST_CHUNK)
+
+
+def in_order(keys: Iterable[bytes], pace: Callable[[int], None]) -> Iterator[list[bytes]]:
+    """Yield distinct keys in ascending lists of a few thousand, ``pace(0)`` between two steps.
+
+    Sorted pieces are cut at pivots out of a sample of all (sample sort, Frazer and
+    McKellar 1970), so no step sorts more than some thousand keys; O(n log n).
+    """
+    # Tuples, since the garbage collector passes over each of them once only.
+    pieces, rest = [], iter(keys)
+    while piece := tuple(sorted(islice(rest, _SORTED_AT_ONCE))):
+        pieces.append(piece)
+        pace(0)
+    pivots: list[bytes] = []
+    if len(pieces) > 1:
+        # Not from the same place on in each piece: all would run out together.
+        phases = zip(pieces, cycle(range(0, _SAMPLED, _SAMPLED // 16)))
+        sample = [key for piece, phase in phases for key in piece[phase::_SAMPLED]]
+        pivots = [key for part in in_order(sample, pace) for key in part][_PIVOTS::_PIVOTS]
+    begins = [0] * len(pieces)
+    for pivot in [*pivots, None]:
+        merged: list[bytes] = []
+        for place, piece in enumerate(pieces):
+            end = len(piece) if pivot is None else bisect_left(piece, pivot, begins[place])
+            merged += piece[begins[place] : end]
+            begins[place] = end
+        pace(0)
+        merged.sort()
+        yield merged
+    while pieces:
+        pieces.pop()
+        pace(0)
 
 
 def merge(sources: Iterable[Iterator[Chunk]], reverse: bool = False) -> Iterator[Chunk]:

@@ -153,6 +153,8 @@ class SSTable:
 
     def _open_sections(self, begins: list[int], crcs_at: int, crcs_end: int, crc: int) -> None:
         self._begins = begins
+        #: From here on lies what only point reads need.
+        self.index_at = begins[INDEX]
         self._crcs_at = crcs_at
         if (
             self._width not in WIDTHS
@@ -285,7 +287,7 @@ class SSTable:
         begins = [*ends[:-1:GROUP], ends[-1]]
         data, number = self.data, self.info.number
         sums = [
-            sum_group([data[begin:end]], number, group)
+            sum_group(data[begin:end], number, group)
             for group, (begin, end) in enumerate(pairwise(begins), first)
         ]
         return bool(sums == self._sums[first:last].tolist())
@@ -302,7 +304,7 @@ class SSTable:
 
         For a table without tombstones: its records need not be cut out first.
         """
-        for low, high in self._stretches(start, stop, reverse, sizes):
+        for low, high in self.stretches(start, stop, reverse, sizes):
             ends = self.ends(low, high)
             if self._key_length >= 0 and self.sums_match(low, high, ends):
                 yield shape.cut(self.data, ends, self._key_length)
@@ -342,10 +344,10 @@ class SSTable:
 
         Each chunk ascends; in reverse the chunks descend.
         """
-        for low, high in self._stretches(start, stop, reverse, sizes):
+        for low, high in self.stretches(start, stop, reverse, sizes):
             yield self.records(low, high)
 
-    def _stretches(
+    def stretches(
         self, start: bytes | None, stop: bytes | None, reverse: bool, sizes: Iterator[int]
     ) -> Iterator[tuple[int, int]]:
         """Yield (first, last + 1) of stretches of records; large ones end with a group."""

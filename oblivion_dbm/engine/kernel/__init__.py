@@ -14,13 +14,14 @@ from oblivion_dbm.engine.kernel.scan import SHAPES, Shape, live_keys, live_value
 from oblivion_dbm.engine.kernel.tables import (
     PROBE_LIMIT,
     SLOTS_PER_PAIR,
-    build_index,
+    IndexBuilder,
     combine,
     filter_admits,
     hash_keys,
     index_holds,
     keys_of,
     split,
+    start_sum,
     sum_group,
 )
 
@@ -31,10 +32,10 @@ __all__ = [
     "SHAPES",
     "SLOTS_PER_PAIR",
     "Appender",
+    "IndexBuilder",
     "Lookup",
     "Shape",
     "Stalled",
-    "build_index",
     "combine",
     "depth",
     "filter_admits",
@@ -47,6 +48,7 @@ __all__ = [
     "refuse",
     "replay",
     "split",
+    "start_sum",
     "sum_group",
 ]
 

@@ -18,7 +18,7 @@ from oblivion_dbm.engine.record import RESIDUE, BadRecord, crc32c, unpack_length
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
 #: Slots of an index that are looked at before binary search takes over.
@@ -27,7 +27,8 @@ PROBE_LIMIT = 128
 #: that one multiplication finds both.  A checked block holds 512 slots or words.
 SLOTS_PER_PAIR = 16
 
-_LARGEST_JOIN = 1 << 20
+#: What an IndexBuilder makes at once: 256 and 32 KiB.
+_SLOTS_AT_ONCE, _PAIRS_AT_ONCE = 1 << 15, 1 << 11
 
 _BITS = [1 << bit for bit in range(64)]
 #: Three bits of a filter word for each value of twelve bits of a hash.
@@ -36,10 +37,13 @@ MASKS = [
     for high in range(64)
     for low in range(64)
 ]
+_HIGH_MASKS = [mask << 64 for mask in MASKS]
 
 
-def keys_of(records: Iterable[bytes]) -> list[bytes]:
-    """Return the keys of whole records."""
+def keys_of(records: Iterable[bytes], key_length: int = -1) -> list[bytes]:
+    """Return the keys of whole records; ``key_length`` is that of every key, if it is one."""
+    if key_length >= 0:
+        return list(map(itemgetter(slice(5, 5 + key_length)), records))
     return [record[5 : 5 + unpack_length(record, 1)[0]] for record in records]
 
 
@@ -57,10 +61,8 @@ def split(
         for start, record in zip(ends, records):
             if crc32c(record) != RESIDUE:
                 raise BadRecord(start, "a record's crc does not match")
-    if key_length >= 0:
-        return list(map(itemgetter(slice(5, 5 + key_length)), records)), records
     try:
-        return keys_of(records), records
+        return keys_of(records, key_length), records
     except struct.error:
         raise BadRecord(ends[0], "a record is shorter than a record can be") from None
 
@@ -71,7 +73,7 @@ def combine(parts: Sequence[tuple[list[bytes], list[bytes]]]) -> tuple[list[byte
     for keys, records in reversed(parts):
         newest.update(zip(keys, records))
     keys = sorted(newest)
-    return keys, [newest[key] for key in keys]
+    return keys, list(map(newest.__getitem__, keys))
 
 
 def hash_keys(keys: Iterable[bytes], seed: int) -> list[int]:
@@ -79,42 +81,74 @@ def hash_keys(keys: Iterable[bytes], seed: int) -> list[int]:
     return list(map(xxh64_intdigest, keys, repeat(seed)))
 
 
-def sum_group(records: list[bytes], number: int, group: int) -> int:
-    """Return the sum of the bytes of group ``group`` of table ``number``."""
-    digest = xxh64(seed=(number << 32 | group) & 0xFFFF_FFFF_FFFF_FFFF)
-    # Joining is faster for small records, and takes memory for large ones.
-    for part in [b"".join(records)] if sum(map(len, records)) <= _LARGEST_JOIN else records:
-        digest.update(part)
-    return digest.intdigest()
+def start_sum(number: int, group: int) -> Any:
+    """Return the sum of group ``group`` of table ``number``, to be updated with its bytes."""
+    return xxh64(seed=(number << 32 | group) & 0xFFFF_FFFF_FFFF_FFFF)
 
 
-def build_index(
-    digests: Iterable[int], lengths: Iterable[int], start: int, filter_pairs: int
-) -> tuple[array[int], array[int]]:
-    """Return (slots of the index, words of the filter) of a table.
+def sum_group(data: bytes, number: int, group: int) -> int:
+    """Return the sum of the bytes ``data`` of group ``group`` of table ``number``."""
+    return xxh64_intdigest(data, (number << 32 | group) & 0xFFFF_FFFF_FFFF_FFFF)
 
-    dict[bytes, bytes] lie one after the other from offset ``start`` on.  The top of a
+
+class IndexBuilder:
+    """Makes the index and the filter of a table, some of its records at a time.
+
+    Records lie one after the other from offset ``start`` on.  The top of a
     hash chooses the home slot, and every 16 slots share a pair of filter words;
     bits 0-11 choose three bits of the first word, bits 12-23 three of the
     second, and bits 0-23 are the fingerprint.  A record that finds no room
     within PROBE_LIMIT slots of its home is left out of the index: a reader
     that meets so many full slots searches the sorted records instead.
+
+    First ``make_room`` until it is False, then ``add``, then the pieces of both.
+    Memory: 8 bytes a slot, 48 a pair of words.
     """
-    slot_count = SLOTS_PER_PAIR * filter_pairs
-    slots = array("Q", bytes(8 * (slot_count + PROBE_LIMIT)))
-    filter_words = [0] * filter_pairs  # of 128 bits
-    masks, high_masks = MASKS, [mask << 64 for mask in MASKS]
-    for digest, offset in zip(digests, accumulate(lengths, initial=start)):
-        home = digest * slot_count >> 64
-        filter_words[home >> 4] |= masks[digest & 4095] | high_masks[digest >> 12 & 4095]
-        if slots[home]:
-            limit = home + PROBE_LIMIT
-            while home < limit and slots[home]:
-                home += 1
-            if home == limit:
-                continue
-        slots[home] = (digest & 0xFF_FFFF) << 40 | offset
-    return slots, array("Q", b"".join([word.to_bytes(16, "little") for word in filter_words]))
+
+    def __init__(self, start: int, filter_pairs: int) -> None:
+        self.slot_count = SLOTS_PER_PAIR * filter_pairs
+        self._end = start
+        self._length = self.slot_count + PROBE_LIMIT
+        self._slots = array("Q")
+        self._words = [0] * filter_pairs  # of 128 bits
+
+    def make_room(self) -> bool:
+        """Make some more of the empty slots; False once all are there."""
+        # One more than is written out stays empty, and ends every search for room.
+        missing = self._length + 1 - len(self._slots)
+        self._slots.frombytes(bytes(8 * min(missing, _SLOTS_AT_ONCE)))
+        return missing > _SLOTS_AT_ONCE
+
+    def add(self, digests: Iterable[int], lengths: Iterable[int]) -> None:
+        """Enter the next records, by the hashes of their keys and their lengths."""
+        slot_count, slots, words = self.slot_count, self._slots, self._words
+        masks, high_masks = MASKS, _HIGH_MASKS
+        ends = accumulate(lengths, initial=self._end)
+        for digest, offset in zip(digests, ends):
+            home = digest * slot_count >> 64
+            fingerprint = digest & 0xFF_FFFF
+            words[home >> 4] |= masks[fingerprint & 4095] | high_masks[fingerprint >> 12]
+            if slots[home]:
+                limit = home + PROBE_LIMIT
+                while slots[home]:
+                    home += 1
+                if home >= limit:
+                    continue
+            slots[home] = fingerprint << 40 | offset
+        self._end = next(ends)
+
+    def slots(self) -> Iterator[memoryview]:
+        """Yield the slots in pieces of so many bytes that whole blocks fit in."""
+        whole = memoryview(self._slots)[: self._length]
+        for at in range(0, self._length, _SLOTS_AT_ONCE):
+            yield whole[at : at + _SLOTS_AT_ONCE].cast("B")
+
+    def words(self) -> Iterator[bytes]:
+        """Yield the words of the filter, in such pieces too, and forget each."""
+        for at in range(0, len(self._words), _PAIRS_AT_ONCE):
+            words = self._words[at : at + _PAIRS_AT_ONCE]
+            yield b"".join([word.to_bytes(16, "little") for word in words])
+            self._words[at : at + _PAIRS_AT_ONCE] = bytes(len(words))
 
 
 def index_holds(slots: Any, slot_count: int, digest: int, offset: int) -> bool:
