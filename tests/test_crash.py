@@ -14,14 +14,16 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.options import Options
-from oblivion_dbm.engine.storage_engine import StorageEngine, open_store
+from oblivion_dbm.engine.storage_engine import StorageEngine, Writer, open_store
 from oblivion_dbm.engine.verify import verify
 
 STATES = int(os.environ.get("OBLIVION_DBM_CRASH_STATES", "400"))
@@ -153,7 +155,8 @@ class Disk(FileSystem):
 class Run:
     """A store on a ``Disk``, what it should hold, and the states its crashes may leave."""
 
-    def __init__(self, directory: str, seed: int, sync: str) -> None:
+    def __init__(self, directory: str, seed: int, sync: str, background: bool) -> None:
+        self.background = background
         self.dice = random.Random(seed)
         self.directory = directory
         self.sync = sync
@@ -169,15 +172,22 @@ class Run:
             table_limit=self.dice.choice([2_000, 1 << 20]),
             fan_in=self.dice.choice([2, 4]),
             log_back_end=self.dice.choice(["mapped", "pwrite"]),
+            background=self.background,
         )
 
     def open(self, rate: float) -> tuple[Disk, StorageEngine]:
         self.boots += 1
         disk = Disk(self.directory, self.boots, self.dice, rate)
-        disk.watch = lambda: self.states.append(
-            (disk.crash(), self.promised, len(self.history) - 1)
-        )
-        return disk, open_store(self.directory, "c", self.options(), filesystem=disk)
+        lock: Any = nullcontext()
+
+        def watch() -> None:
+            with lock:  # a crash is one moment for all threads
+                self.states.append((disk.crash(), self.promised, len(self.history) - 1))
+
+        disk.watch = watch
+        engine = open_store(self.directory, "c", self.options(), filesystem=disk)
+        lock = engine.lock
+        return disk, engine
 
     def operate(self, engine: StorageEngine, times: int) -> None:
         """Do random operations; the one in progress stands in the history already."""
@@ -248,14 +258,17 @@ class Restarted(FileSystem):
         return self._boot
 
 
+@pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("sync", ["normal", "full", "off"])
-def test_after_a_crash_of_the_machine_a_prefix_is_there(tmp_path: Path, sync: str) -> None:
+def test_after_a_crash_of_the_machine_a_prefix_is_there(
+    tmp_path: Path, sync: str, background: bool
+) -> None:
     seed = int(os.environ.get("OBLIVION_DBM_SEED", random.randrange(1 << 32)))
     print(f"OBLIVION_DBM_SEED={seed}")
     checked = 0
-    while checked < STATES // 3:
+    while checked < STATES // 6:
         seed += 1
-        run = Run(str(tmp_path / f"store{seed}"), seed, sync)
+        run = Run(str(tmp_path / f"store{seed}"), seed, sync, background)
         for _ in range(3):
             disk, engine = run.open(rate=0.02)
             run.operate(engine, 25)
@@ -266,6 +279,8 @@ def test_after_a_crash_of_the_machine_a_prefix_is_there(tmp_path: Path, sync: st
             # The power goes for good, and the next round begins with what is left.
             left, promised, done = run.states[-1]
             run.states.clear()
+            assert isinstance(engine, Writer)
+            engine._path.maintenance.worker.close()
             engine.forked()
             for inode in disk.all_inodes:
                 os.close(inode.descriptor)

@@ -133,7 +133,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.held.clear()
         engine = self.db._engine
         assert isinstance(engine, Writer)
+        engine._path.queue.worker.close()
+        engine._path.maintenance.worker.close()
         engine._store_lock.release()
+        engine._released = True
         engine.forked = lambda: None  # type: ignore[method-assign]  # it has no lock to give back
         engine.tree.end(RuntimeError("left"))
         self.db = Database(self.path, "w", **self.options)

@@ -14,6 +14,8 @@ def test_what_is_not_given_has_its_documented_default() -> None:
     assert (options.sync, options.log_back_end) == ("normal", "auto")
     assert (options.memtable_limit, options.table_limit) == (40 << 20, 256 << 20)
     assert (options.fan_in, options.space_ratio, options.lock_timeout) == (8, 2.0, 0.0)
+    assert (options.slow_runs, options.stop_runs, options.queue_limit) == (24, 48, 16 << 20)
+    assert options.background is True
 
 
 def test_what_is_given_is_kept() -> None:
@@ -25,6 +27,10 @@ def test_what_is_given_is_kept() -> None:
         "space_ratio": 4,
         "log_back_end": "pwrite",
         "lock_timeout": 0.5,
+        "slow_runs": 5,
+        "stop_runs": 6,
+        "queue_limit": 7,
+        "background": False,
     }
     options = Options(**given)
     assert {name: getattr(options, name) for name in Options.__slots__} == given
@@ -38,11 +44,14 @@ def test_an_unknown_option_is_a_type_error_that_lists_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("sync", value) for value in ("", "FULL", "s", 0, None, True)),
+        *(("sync", value) for value in ("", "FULL", "s", -1, float("nan"), None, True)),
         *(("log_back_end", value) for value in ("", "mmap", None, 1)),
         *(("memtable_limit", value) for value in (0, -1, 1.0, "1", None, True)),
         *(("table_limit", value) for value in (0, 2.5, b"1")),
         *(("fan_in", value) for value in (1, 0, -8, 8.0)),
+        *((name, value) for name in ("slow_runs", "stop_runs") for value in (1, 2.0, None)),
+        *(("queue_limit", value) for value in (0, 1.0, None)),
+        *(("background", value) for value in (0, 1, None, "yes")),
         *(("space_ratio", value) for value in (-0.1, float("nan"), "2", None)),
         *(("lock_timeout", value) for value in (-1, float("nan"), "0", None)),
     ],

@@ -16,9 +16,6 @@ steps is the one of a single thread.
 
 from __future__ import annotations
 
-from _thread import RLock, allocate_lock
-from collections import deque
-
 from oblivion_dbm.engine.compactor import Compactor
 from oblivion_dbm.engine.kernel import BUSY, depth, refuse
 from oblivion_dbm.engine.memtable import OVERHEAD as KEY_OVERHEAD
@@ -61,25 +58,6 @@ class Cancelled(BaseException):
     """Raised between two pieces of a merge whose store is being closed."""
 
 
-class Job:
-    """A call for the maintenance thread, and what came of it."""
-
-    def __init__(self, call: Callable[[], object]) -> None:
-        self._call = call
-        self.done = allocate_lock()
-        self.done.acquire()
-        self.problem: BaseException | None = None
-
-    def run(self) -> None:
-        """Call, and tell who waits."""
-        try:
-            self._call()
-        except BaseException as problem:  # noqa: BLE001 - it is raised where it was asked for
-            self.problem = problem
-        finally:
-            self.done.release()
-
-
 class Maintenance:
     """Makes tables of MemTables and one run of several.
 
@@ -112,11 +90,7 @@ class Maintenance:
         self._begin = begin
         self._bump = bump
         self._compactor = Compactor(filesystem, directory, options, manifest, mode, self._pace)
-        self._worker = Worker(self._step)
-        self._jobs: deque[Job] = deque()
-        #: Held by whoever does maintenance without a thread.
-        self._turn = RLock()
-        self.inline = not options.background
+        self.worker = Worker(self._step, options.background)
         self._slice_began = 0.0
         self._merging = False
         self._flushing = False
@@ -129,9 +103,7 @@ class Maintenance:
     # Who does it.
 
     def _step(self) -> None:
-        """Do all that is asked for and all that is due: the thread's part."""
-        while self._jobs:
-            self._jobs.popleft().run()
+        """Do all that is due: the thread's part."""
         try:
             if self.problem is None:
                 self.work()
@@ -141,38 +113,17 @@ class Maintenance:
             self.problem = problem
             self._appender.limit = -1
 
-    def wake(self) -> None:
-        """Have what is due done soon."""
-        if not self.inline and not self._worker.wake():
-            self.inline = True
-
     def call(self, step: Callable[[], object]) -> None:
-        """Return once ``step`` has run in the thread; raise what it raised.
+        """Return once ``step`` has run where maintenance runs; raise what it raised.
 
         An interrupt ends the wait, and not the step.
         """
-        if depth(self._appender.lock) or self._worker.is_this_thread:
+        if depth(self._appender.lock):
             refuse()
-        job = Job(step)
-        self._jobs.append(job)
-        self.wake()
-        if self.inline:
-            self._run_here()
-        while not job.done.acquire(timeout=1.0):
-            if self._worker.closed and not self._worker.busy:
-                self._tree.check()
-        if isinstance(job.problem, Cancelled):
-            raise error("the handle was closed while this was under way") from job.problem
-        if job.problem is not None:
-            raise job.problem
-
-    def _run_here(self) -> None:
-        """Do what the thread would do."""
-        if depth(self._turn):  # a handler inside this very call
-            refuse()
-        with self._turn:
-            while self._jobs:
-                self._jobs.popleft().run()
+        try:
+            self.worker.call(step)
+        except Cancelled as problem:
+            raise error("the handle was closed while this was under way") from problem
 
     def retry(self) -> None:
         """Do again what failed, once, and raise if it fails again."""
@@ -186,11 +137,6 @@ class Maintenance:
                 raise
 
         self.call(again)
-
-    def close(self) -> None:
-        """Stop the thread: a flush is finished first, a merge is given up."""
-        self._worker.close()
-        self.inline = True
 
     # What is due.
 
@@ -234,7 +180,7 @@ class Maintenance:
     @property
     def under_pressure(self) -> bool:
         """Whether a writer should wait before it goes on."""
-        return self.pressure() != 0 or (self.inline and self.due)
+        return self.pressure() != 0 or (self.worker.here and self.due)
 
     def work(self) -> None:
         """Do all that is due, the most urgent first."""
@@ -260,11 +206,11 @@ class Maintenance:
         if self._flushing:
             self._written += records
         elif self._merging:
-            if self._worker.closed:
+            if self.worker.closed:
                 raise Cancelled
             while self._urgent():
                 pass
-        if self.inline:
+        if self.worker.here:
             return
         now = self._filesystem.clock()
         if now - self._slice_began >= SLICE:
@@ -370,7 +316,7 @@ class Maintenance:
         if self._tree.version.runs:
             self._seal_wanted = True
             self._appender.limit = -1
-            self.wake()
+            self.worker.wake()
 
     def _flush_oldest(self) -> None:
         """Turn the oldest sealed MemTable into a table, and let its segment go."""

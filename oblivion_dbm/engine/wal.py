@@ -32,7 +32,7 @@ and never recycled, and nobody appends to one that another process left.
 
 from __future__ import annotations
 
-from errno import EDQUOT, EFBIG, EIO, ENOSPC, ENOTSUP
+from errno import EDQUOT, EFBIG, ENOSPC, ENOTSUP
 from struct import Struct
 
 from oblivion_dbm.engine.filenames import log as log_name
@@ -43,7 +43,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from oblivion_dbm.engine.filesystem import File, FileSystem
+    from oblivion_dbm.engine.filesystem import FileSystem
 
     #: A position and the running crc of the bytes below it.
     Mark = tuple[int, int]
@@ -106,61 +106,6 @@ def pack_header(
         boot,
         visibility,
     )
-
-
-class PositionedFile:
-    """Looks like a map for as much as the log needs, over ``pwrite``.
-
-    A failed store leaves zeros behind (or, in the header, what was there) and,
-    if even that cannot be written, refuses every later one.
-    """
-
-    def __init__(self, filesystem: FileSystem, file: File) -> None:
-        self._filesystem = filesystem
-        self._file = file
-        self._broken = False
-
-    def __setitem__(self, place: slice, data: bytes) -> None:
-        if self._broken:
-            meaning = "an earlier write failed half way and could not be undone"
-            raise error(EIO, meaning, self._file.path)
-        before = self[place] if place.stop <= DATA_AT else b""
-        try:
-            self._filesystem.write(self._file, place.start, data)
-        except BaseException:
-            self._broken = True
-            size = self._filesystem.size(self._file)
-            left = max(0, min(place.stop, size) - place.start)
-            self._filesystem.write(self._file, place.start, before or bytes(left))
-            self._broken = False
-            raise
-
-    def __getitem__(self, place: slice) -> bytes:
-        return self._filesystem.read(self._file, place.start, place.stop - place.start)
-
-    def __len__(self) -> int:
-        return self._filesystem.size(self._file)
-
-    def close(self) -> None:
-        """Do nothing: the file is closed by who opened it."""
-
-
-class PositionedWord:
-    """Looks like a view of the word appended-up-to, over ``pwrite``."""
-
-    def __init__(self, target: PositionedFile) -> None:
-        self._target = target
-        self._value: int = _APPENDED.unpack(target[APPENDED_AT : APPENDED_AT + 8])[0]
-
-    def __setitem__(self, index: int, value: int) -> None:
-        self._target[APPENDED_AT : APPENDED_AT + 8] = _APPENDED.pack(value)
-        self._value = value
-
-    def __getitem__(self, index: int) -> int:
-        return self._value
-
-    def release(self) -> None:
-        """Do nothing: there is no map to let go."""
 
 
 class WAL:
@@ -229,9 +174,11 @@ class WAL:
             except error as problem:
                 if back_end == "mapped" or problem.errno in (ENOSPC, EDQUOT, EFBIG):
                     raise
+        from oblivion_dbm.engine.positioned import PositionedFile, PositionedWord
+
         self.filesystem.write(self._file, 0, bytes(DATA_AT))
-        self.target = PositionedFile(self.filesystem, self._file)
-        self.words = PositionedWord(self.target)
+        self.target = PositionedFile(self.filesystem, self._file, DATA_AT)
+        self.words = PositionedWord(self.target, APPENDED_AT)
         self.capacity = 1 << 62
         return "pwrite"
 

@@ -6,8 +6,12 @@ nothing for it, not even the import of ``threading``.
 
 from __future__ import annotations
 
-from _thread import allocate_lock, get_ident, start_new_thread
+from _thread import RLock, allocate_lock, get_ident, start_new_thread
+from collections import deque
 from contextlib import suppress
+
+from oblivion_dbm.engine.kernel import depth, refuse
+from oblivion_dbm.errors import error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,34 +20,89 @@ if TYPE_CHECKING:
 _LONGEST_PAUSE = 3600.0
 
 
+class Job:
+    """A call that somebody waits for, and what came of it."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self._done = allocate_lock()
+        self._done.acquire()
+        self._problem: BaseException | None = None
+
+    def run(self) -> bool:
+        """Call, and tell who waits; True when it failed."""
+        try:
+            self._call()
+        except BaseException as problem:  # noqa: BLE001 - it is raised where it was asked for
+            self._problem = problem
+        finally:
+            self._done.release()
+        return self._problem is not None
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most so long; True once the call has returned.  Raises what it raised."""
+        done = self._done.acquire(timeout=seconds)
+        if done and self._problem is not None:
+            raise self._problem
+        return done
+
+
 class Worker:
     """Calls ``step`` in a thread of its own, again and again, as long as that asks for it.
 
     ``step`` returns None when there is nothing to do, else the seconds until it
     wants to be called again; it must not raise.  Signals are never delivered
-    here, so what ``step`` does is not interrupted.
+    in the thread, so what ``step`` does there is not interrupted.
+
+    Where ``here`` is true there is no thread: none is wanted, or the system
+    gives none.  Then ``wake`` does nothing, and ``call`` calls.
     """
 
-    def __init__(self, step: Callable[[], float | None]) -> None:
+    def __init__(self, step: Callable[[], float | None], threaded: bool = True) -> None:
         self._step = step
+        self.here = not threaded
         #: Held by the thread from its beginning to its end.
         self._life = allocate_lock()
         #: Free when somebody has called ``wake`` since the last pause.
         self._bell = allocate_lock()
+        #: Held by whoever does jobs without a thread.
+        self._turn = RLock()
+        self._jobs: deque[Job] = deque()
         self._due = False
         self._thread = 0
         self.closed = False
 
-    def wake(self) -> bool:
-        """Have ``step`` called soon; False where the system gives no thread for it."""
+    def wake(self) -> None:
+        """Have ``step`` called soon."""
+        if self.here or self.closed:
+            return
         self._due = True
         self._ring()
-        if not self._life.locked() and not self.closed:
+        if not self._life.locked():
             try:
                 start_new_thread(self._run, ())
             except RuntimeError:  # no more threads, or the interpreter is ending
-                return False
-        return True
+                self.here = True
+
+    def call(self, step: Callable[[], object]) -> None:
+        """Return once ``step`` has run where work is done; raise what it raised.
+
+        An interrupt ends the wait, and not the step.
+        """
+        if self.is_this_thread:
+            refuse()
+        job = Job(step)
+        self._jobs.append(job)
+        self.wake()
+        if self.here:
+            if depth(self._turn):  # a signal handler inside this very call
+                self._jobs.remove(job)
+                refuse()
+            with self._turn:
+                self._do_jobs()
+        while not job.wait(1.0):
+            if self.closed and not self._life.locked():
+                raise error("the handle was closed before this was done")
 
     def _ring(self) -> None:
         with suppress(RuntimeError):  # it is ringing already
@@ -65,21 +124,24 @@ class Worker:
     def _steps(self) -> None:
         while not self.closed:
             self._due = False
-            pause = self._step()
+            # What has just failed is not tried again at once.
+            pause = None if self._do_jobs() else self._step()
             if pause is not None:
                 self._bell.acquire(timeout=min(pause, _LONGEST_PAUSE))
             elif not self._due:
                 return
 
+    def _do_jobs(self) -> bool:
+        """Do what was asked for; tell whether something of it failed."""
+        failed = False
+        while self._jobs:
+            failed |= self._jobs.popleft().run()
+        return failed
+
     @property
     def is_this_thread(self) -> bool:
         """Whether the caller runs in the worker's thread."""
         return self._thread == get_ident()
-
-    @property
-    def busy(self) -> bool:
-        """Whether there is a thread."""
-        return self._life.locked()
 
     def close(self) -> None:
         """Call ``step`` no more; return once the thread is gone.  Again is fine."""
@@ -87,4 +149,4 @@ class Worker:
         self._ring()
         if not self.is_this_thread:
             with self._life:
-                pass
+                self.here = True

@@ -19,7 +19,7 @@ from oblivion_dbm.engine.log import Log
 from oblivion_dbm.engine.maintenance import PAUSE, Maintenance
 from oblivion_dbm.engine.manifest import Manifest, missing_is_damage
 from oblivion_dbm.engine.memtable import MemTable
-from oblivion_dbm.engine.options import FULL, OFF
+from oblivion_dbm.engine.options import FULL, NORMAL, OFF
 from oblivion_dbm.engine.record import DELETE
 from oblivion_dbm.engine.recovery import Recovery, keep_lost, replay_into
 from oblivion_dbm.engine.tree import Tree
@@ -30,6 +30,7 @@ from oblivion_dbm.errors import error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import RLock
+    from collections.abc import Callable
     from typing import Any
 
     from oblivion_dbm.engine.filesystem import FileSystem
@@ -82,53 +83,45 @@ class WritePath:
         self._manifest = Manifest(filesystem, directory, version, mode)
         self.failed: BaseException | None = None
         self.closing = False
+        self._recover(version)
+        self.appender = self.tree.appender = Appender(mutex, self._make_room, self._restore)
+        self.log = Log(
+            filesystem, directory, options, appender=self.appender, mode=mode,
+            check=self.check_failed, stop=self._stop,
+        )  # fmt: skip
+        self.maintenance = Maintenance(
+            filesystem, directory, options, tree=self.tree, log=self.log, appender=self.appender,
+            manifest=self._manifest, begin=self.begin, bump=lock.bump, mode=mode,
+        )  # fmt: skip
+        self.tree.show()
+        self._set_durability()
+
+    def _recover(self, version: Version) -> None:
+        """Bring what the logs hold into memory."""
         try:
-            recovery = Recovery(filesystem, directory, version)
+            recovery = Recovery(self._filesystem, self._directory, version)
             recovery.close()
-            self.tree = Tree(filesystem, directory, version)
+            self.tree = Tree(self._filesystem, self._directory, version)
         except error as problem:
             raise missing_is_damage(problem) from problem
         self._lost = recovery.lost
         self._unsynced = recovery.unsynced
         self._sequence = recovery.sequence
         self.tree.memtables = [recovery.merged()]
-        self.appender = self.tree.appender = Appender(mutex, self._make_room, self._restore)
-        self.log = Log(
-            filesystem,
-            directory,
-            options,
-            mode=mode,
-            appender=self.appender,
-            check=self.check_failed,
-            stop=self._stop,
-        )
-        self.maintenance = Maintenance(
-            filesystem,
-            directory,
-            options,
-            tree=self.tree,
-            log=self.log,
-            appender=self.appender,
-            manifest=self._manifest,
-            begin=self.begin,
-            bump=lock.bump,
-            mode=mode,
-        )
-        self.queue = WriteQueue(
-            filesystem,
-            self.appender.write,
-            self.log.wait if options.sync == FULL else _durable_enough,
-            self._attend,
-            options.queue_limit,
-        )
-        self.tree.show()
-        if options.sync == FULL:
-            self.appender.after = self._wait
+
+    def _set_durability(self) -> None:
+        """Say what follows a write, by the sync mode."""
+        mode = self._options.sync
+        wait: Callable[[int], None] = _durable_enough
+        if mode == FULL:
+            self.appender.after = wait = self._wait
             if self._unsynced:
-                with mutex:
-                    self._begin()  # what this handle shows is on the disk
-        elif options.sync not in ("normal", OFF):
+                self.begin()  # what this handle shows is on the disk
+        elif mode not in (NORMAL, OFF):
             self.appender.after = self._sync_soon
+        self.queue = WriteQueue(
+            self._filesystem, self.appender.write, wait, self._attend, self._options.queue_limit
+        )
 
     # Whether writing is possible.
 
@@ -193,13 +186,13 @@ class WritePath:
     def _relieve(self) -> None:
         """Pause until maintenance has caught up; do it here where it has no thread."""
         maintenance = self.maintenance
-        maintenance.wake()
-        while not (maintenance.inline or maintenance.problem or self.tree.ended):
+        maintenance.worker.wake()
+        while not (maintenance.worker.here or maintenance.problem or self.tree.ended):
             pause = maintenance.pressure()
             self._filesystem.sleep(PAUSE if pause is None else pause)
             if pause is not None:
                 break
-        if maintenance.inline:
+        if maintenance.worker.here:
             maintenance.call(maintenance.work)
         self._relieved = True
 
@@ -209,8 +202,8 @@ class WritePath:
         self.maintenance.finish_rotation()
         position = self.appender.position
         self.log.grow(position + length)
-        if self.maintenance.due and not self.maintenance.inline:
-            self.maintenance.wake()
+        if self.maintenance.due:
+            self.maintenance.worker.wake()
         stride = min(self._stride(), self._options.memtable_limit // 8 + 1)
         assert self.log.live is not None
         self.appender.limit = max(position + length, min(self.log.live.capacity, position + stride))
@@ -361,7 +354,7 @@ class WritePath:
         self.queue.close(reason)
         self.closing = True
         self._attend()
-        self.maintenance.close()
+        self.maintenance.worker.close()
 
     def settle(self) -> None:
         """Leave things as the next opening likes them: synced, and little in the log."""

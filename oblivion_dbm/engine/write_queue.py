@@ -97,9 +97,13 @@ class WriteQueue:
             return True
 
     def _wake(self) -> None:
-        if not self.worker.wake():
-            while self._step() is not None:  # no thread to be had: it is done here
-                pass
+        self.worker.wake()
+        if self.worker.here:  # no thread to be had
+            self.worker.call(self._step_on)
+
+    def _step_on(self) -> None:
+        while self._step() is not None:
+            pass
 
     @property
     def owes(self) -> bool:
@@ -116,7 +120,8 @@ class WriteQueue:
         if self._deadline is None:
             self._sync_all = sync_all
             self._deadline = self._filesystem.clock() + seconds
-            if not self.worker.wake():
+            self.worker.wake()
+            if self.worker.here:
                 self._deadline = None
                 sync_all()
 

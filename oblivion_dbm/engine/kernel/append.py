@@ -165,7 +165,7 @@ class Appender:
         self.append(encode(DELETE, key, b""))
 
     def _apply(self, record: bytes) -> None:
-        if record[0] == DELETE:
+        if record[0] <= DELETE:
             replay(record, 0, len(record), self.active, self.tombstones)
         else:
             self.restore(record)
@@ -215,7 +215,8 @@ class Appender:
             stop = min(end, len(self.target))
             # A target that can fail wipes by itself what it could not store.
             with suppress(error):
-                self.target[start:stop] = bytes(max(0, stop - start))
+                if start < stop:
+                    self.target[start:stop] = bytes(stop - start)
             self.position = start
 
 
