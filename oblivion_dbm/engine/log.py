@@ -106,6 +106,7 @@ class Log:
         old, new = self.live, self.prepared
         assert old is not None
         assert new is not None
+        self._appender.limit = -1
         if new is not old:
             end = old.seal(self._appender.position)
             new.follow(end, old.sequence(old.end))

@@ -126,17 +126,23 @@ class Maintenance:
             raise error("the handle was closed while this was under way") from problem
 
     def retry(self) -> None:
-        """Do again what failed, once, and raise if it fails again."""
+        """Do again what failed and raise if it fails again.
 
-        def again() -> None:
-            self.problem = None
-            try:
-                self.work()
-            except BaseException as problem:
-                self.problem = problem
-                raise
+        A merge is not tried again before the next flush, but its failure is raised.
+        """
+        self.call(self._try_again)
 
-        self.call(again)
+    def _try_again(self) -> None:
+        problem, self.problem = self.problem, None
+        done = False
+        try:
+            while self._urgent():
+                done = True
+        except BaseException as again:
+            self.problem = again
+            raise
+        if problem is not None and not done:
+            raise problem
 
     # What is due.
 

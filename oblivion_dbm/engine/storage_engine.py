@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import errno
-from _thread import RLock
+from _thread import RLock, start_new_thread
 
 from oblivion_dbm.engine import filenames, kernel
 from oblivion_dbm.engine.filesystem import FileSystem, after_fork
@@ -328,7 +328,8 @@ class Writer(StorageEngine):
 
     def stats(self) -> dict[str, Any]:
         """Return figures for people: see ``Database.stats``."""
-        return {**super().stats(), **self._path.stats()}
+        with self.lock:
+            return {**super().stats(), **self._path.stats()}
 
     def forked(self) -> None:
         """Become unusable in a child process, without touching what the parent has."""
@@ -344,9 +345,14 @@ class Writer(StorageEngine):
         What was queued is written first, and a large MemTable becomes a table,
         so the next opening is quick.  Whatever fails, the handle is closed and
         the store unlocked afterwards; only an interrupt while it waits for
-        other threads leaves it to be closed again.
+        other threads leaves it to be closed again.  In a thread of the handle's
+        own, where a Future's callback or the garbage collector may call it,
+        another thread closes, some time later.
         """
         if self._released:
+            return
+        if self._path.is_own_thread:
+            start_new_thread(self.close, ())
             return
         with self.lock:
             self._path.check_idle()

@@ -349,6 +349,11 @@ class WritePath:
 
     # The end.
 
+    @property
+    def is_own_thread(self) -> bool:
+        """Whether the caller runs in one of the threads that ``end_work`` waits for."""
+        return self.maintenance.worker.is_this_thread or self.queue.worker.is_this_thread
+
     def end_work(self, reason: error) -> None:
         """Take no more writes; do what is queued, and stop the threads.  Again is fine."""
         self.queue.close(reason)
