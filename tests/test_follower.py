@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import oblivion_dbm.engine.recovery as recovery_module
 from oblivion_dbm import CorruptionError, error
+from oblivion_dbm.engine.compactor import Compactor
 from oblivion_dbm.engine.filesystem import File, FileSystem
-from oblivion_dbm.engine.manifest import load
+from oblivion_dbm.engine.lock import WriterLock
+from oblivion_dbm.engine.manifest import Manifest, load
 from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.record import PUT, encode
-from oblivion_dbm.engine.recovery import Recovery
+from oblivion_dbm.engine.recovery import Recovery, replay_into
 from oblivion_dbm.engine.storage_engine import open_store
+from oblivion_dbm.engine.verify import verify
 from oblivion_dbm.engine.wal import WAL
 
 SYSTEM = FileSystem()
@@ -53,6 +60,7 @@ class Pair:
         self.writer = open_it(path, "c", **options)
         self.reader = open_it(path, "r")
         self.model: dict[bytes, bytes] = {}
+        self.sequence = 0
 
     def put(self, start: int, stop: int) -> None:
         for number in range(start, stop):
@@ -60,6 +68,7 @@ class Pair:
             self.writer.put(key, value)
             self.model[key] = value
             assert self.reader.value(key) == value
+            assert self.reader.sequence == self.writer.sequence
 
     def delete(self, start: int, stop: int) -> None:
         for number in range(start, stop):
@@ -75,12 +84,19 @@ class Pair:
             assert engine.first() == min(self.model, default=None)
             assert {key: engine.value(key) for key in self.model} == self.model
             assert engine.value(b"absent") is None
+        self.check_sequence()
+
+    def check_sequence(self) -> None:
+        self.reader.refresh()
+        assert self.reader.sequence == self.writer.sequence >= self.sequence
+        self.sequence = self.reader.sequence
 
     def successor(self, flag: str = "w") -> None:
         self.writer.close()
         self.writer = open_it(self.path, flag, **self.options)
         if flag == "n":
-            self.model = {}
+            self.model, self.sequence = {}, 0
+        self.check_sequence()
 
 
 @pytest.fixture
@@ -357,6 +373,343 @@ def test_a_rotation_between_two_segments_being_read_is_no_damage(path: str) -> N
     recovery.close()
     old.close()
     new.close()
+
+
+# A segment that was prepared ahead of time.
+
+
+class ByHand:
+    """A writer whose steps are taken one at a time, to look at the disk between any two.
+
+    It names the next segment before it is wanted, and in a rotation writes no MANIFEST.
+    """
+
+    def __init__(self, path: str, back_end: str = "mapped", sync: str = "normal") -> None:
+        open_it(path).close()
+        self.path, self.back_end, self.full = path, back_end, sync == "full"
+        self.lock = WriterLock(SYSTEM, path)
+        self.manifest = Manifest(SYSTEM, path, load(SYSTEM, path))
+        self.wals: list[WAL] = []
+        self.ends: list[int] = []
+        #: For each segment the records that it holds.
+        self.records: list[dict[bytes, bytes]] = []
+        self.live = 0
+        self.sealed = (0, 0, 0)
+        self.sequence = 0
+        self.prepare()
+
+    def prepare(self) -> None:
+        number = self.manifest.new_number()
+        wal = WAL(
+            SYSTEM,
+            self.path,
+            number,
+            store_id=bytes.fromhex(self.manifest.version.store_id),
+            first_sequence=0,
+            back_end=self.back_end,
+            synced_only=self.full,
+        )
+        self.wals.append(wal)
+        self.ends.append(wal.prelude_end)
+        self.records.append({})
+        self.manifest.install(self.manifest.version.with_log(number), self.lock.bump)
+
+    def put(self, key: bytes, value: bytes = b"") -> None:
+        record = encode(PUT, key, value)
+        wal, start = self.wals[self.live], self.ends[self.live]
+        end = start + len(record)
+        wal.target[start:end] = record
+        wal.words[0] = end
+        self.ends[self.live] = end
+        self.records[self.live][key] = record
+        self.sequence += len(record)
+
+    def seal(self) -> None:
+        self.sealed = self.wals[self.live].seal(self.ends[self.live])
+        self.sequence += self.sealed[1] - self.ends[self.live]
+        self.ends[self.live] = self.sealed[1]
+
+    def switch(self) -> None:
+        if not self.wals[self.live].sealed:
+            self.seal()
+        self.live += 1
+        self.wals[self.live].follow(self.sealed)
+
+    def sync(self) -> None:
+        for wal, end in zip(self.wals, self.ends):
+            if wal.synced < end:
+                wal.sync(end)
+
+    def flush(self) -> None:
+        """Make a table of the oldest segment."""
+        compactor = Compactor(SYSTEM, self.path, Options(), self.manifest, 0o666)
+        records = self.records.pop(0)
+        run = compactor.flush(records, (0, 0), tombstones=False, drop_tombstones=True)
+        version = self.manifest.version
+        self.manifest.install(version.with_flush(run, version.logs[:1], None), self.lock.bump)
+        self.wals.pop(0).close()
+        self.ends.pop(0)
+        self.live -= 1
+
+    def close(self) -> None:
+        for wal in self.wals:
+            wal.close()
+        self.lock.release()
+
+
+Look = Callable[[list[bytes], int], None]
+
+
+def rotate_by_hand(hand: ByHand, look: Look) -> None:
+    """Go through two rotations, three flushes and more; ``look`` at the state after each step.
+
+    ``look(keys, durable)`` is told all keys that were written so far, and how
+    many of them are on the disk for sure.
+    """
+    keys: list[bytes] = []
+    durable = 0
+
+    def put() -> None:
+        keys.append(b"%03d" % len(keys))
+        hand.put(keys[-1])
+        look(keys, durable)
+
+    def step(take: Callable[[], None], syncs: bool = False) -> None:
+        nonlocal durable
+        take()
+        durable = len(keys) if syncs else durable
+        look(keys, durable)
+
+    put()
+    step(hand.sync, syncs=True)
+    put()
+    step(hand.prepare)
+    for flushes in (1, 2):
+        put()
+        step(hand.seal)
+        step(hand.switch)
+        put()
+        put()
+        step(hand.prepare)
+        step(hand.sync, syncs=True)
+        put()
+        step(hand.seal)
+        step(hand.switch)
+        step(hand.sync, syncs=True)
+        for _ in range(flushes):
+            step(hand.flush)
+        step(hand.prepare)
+
+
+ROTATIONS = pytest.mark.parametrize("back_end", ["mapped", "pwrite"])
+MODES = pytest.mark.parametrize("sync", ["normal", "full"])
+
+
+@ROTATIONS
+@MODES
+def test_readers_of_every_age_follow_into_segments_that_were_prepared(
+    path: str, back_end: str, sync: str
+) -> None:
+    hand = ByHand(path, back_end, sync)
+    readers: list[tuple[Any, bool]] = []
+    sequences: list[int] = []
+
+    def look(keys: list[bytes], durable: int) -> None:
+        shown = keys[:durable] if sync == "full" else keys
+        # One of each pair looks at every state, the other at every third.
+        readers.extend((open_it(path, "r"), lazy) for lazy in (False, True))
+        for place, (reader, lazy) in enumerate(readers):
+            if lazy and (place // 2 + len(keys)) % 3:
+                continue
+            assert [key for key in keys if reader.value(key) is not None] == shown
+            assert list(contents(reader)) == shown
+            assert reader.count() == len(shown)
+        sequences.append(readers[0][0].sequence)
+        if durable == len(keys) or sync != "full":
+            assert sequences[-1] == hand.sequence
+
+    rotate_by_hand(hand, look)
+    assert sequences == sorted(sequences)
+    for reader, _ in readers:
+        reader.close()
+    hand.close()
+
+
+@ROTATIONS
+@MODES
+@pytest.mark.parametrize("boot", ["same", "other"])
+def test_a_writer_recovers_from_every_state_of_a_rotation(
+    path: str, back_end: str, sync: str, boot: str
+) -> None:
+    """Killed in it, everything is there; after a power cut, here one that lost nothing, too."""
+
+    class OtherBoot(FileSystem):
+        def boot(self) -> bytes:
+            return bytes(16)
+
+    hand = ByHand(path, back_end, sync)
+    system = SYSTEM if boot == "same" else OtherBoot()
+
+    def look(keys: list[bytes], durable: int) -> None:
+        copy = f"{path}-{len(os.listdir(os.path.dirname(path)))}"
+        shutil.copytree(path, copy)
+        late = open_it(copy, "r", system)
+        before = list(contents(late))
+        assert before == (keys[:durable] if sync == "full" and boot == "same" else keys)
+        writer = open_it(copy, "w", system, sync=sync)
+        assert list(contents(writer)) == keys
+        assert boot == "other" or writer.sequence == hand.sequence
+        writer.put(b"more", b"")
+        assert list(contents(late)) == list(contents(writer)) == [*keys, b"more"]
+        assert verify(copy) == []
+        writer.close()
+        late.close()
+
+    rotate_by_hand(hand, look)
+    hand.close()
+
+
+def test_a_power_cut_that_takes_the_end_of_a_segment_takes_what_follows(path: str) -> None:
+    hand = ByHand(path)
+    hand.put(b"a")
+    hand.sync()
+    hand.put(b"b")
+    hand.prepare()
+    hand.switch()
+    hand.put(b"c")
+    copy = path + "-copy"
+    shutil.copytree(path, copy)
+    first = Path(copy, os.path.basename(hand.wals[0].path))
+    whole = first.read_bytes()
+    first.write_bytes(whole[: 4096 + 14] + bytes(len(whole) - 4096 - 14))
+
+    class OtherBoot(FileSystem):
+        def boot(self) -> bytes:
+            return bytes(16)
+
+    writer = open_it(copy, "w", OtherBoot())
+    assert list(contents(writer)) == [b"a"]
+    writer.put(b"d", b"")
+    writer.close()
+    assert len(list(Path(copy).glob("*.lost"))) == 1
+    assert verify(copy) == []
+    hand.close()
+
+
+@pytest.mark.parametrize("length", range(1, 24))
+def test_a_chain_that_a_kill_cut_short_is_no_damage_as_long_as_nothing_follows(
+    path: str, length: int
+) -> None:
+    hand = ByHand(path)
+    hand.put(b"a")
+    hand.prepare()
+    reader = open_it(path, "r")
+    hand.switch()
+    target = hand.wals[1].target
+    chain = target[128:152]
+    target[128:152] = chain[:length] + bytes(24 - length)
+    for engine in (reader, open_it(path, "r")):
+        assert list(contents(engine)) == [b"a"]
+    copy = path + "-copy"
+    shutil.copytree(path, copy)
+    writer = open_it(copy, "w")
+    assert list(contents(writer)) == [b"a"]
+    writer.close()
+    target[128:152] = chain
+    hand.put(b"b")
+    assert list(contents(reader)) == [b"a", b"b"]
+    hand.close()
+
+
+@pytest.mark.parametrize("damage", ["none", "length", "number", "crc"])
+def test_a_segment_that_does_not_go_on_where_the_last_one_ended_is_damage(
+    path: str, damage: str
+) -> None:
+    hand = ByHand(path)
+    hand.put(b"a")
+    hand.prepare()
+    reader = open_it(path, "r")
+    number, length, running = hand.wals[0].seal(hand.ends[0])
+    hand.live = 1
+    if damage != "none":
+        hand.wals[1].follow((number + (damage == "number"), length + (damage == "length"), running))
+    if damage == "crc":
+        hand.wals[1].target[148:152] = b"\0\0\0\0"
+    hand.put(b"b")
+    for _ in range(2):
+        with pytest.raises(CorruptionError):
+            reader.value(b"b")
+    with pytest.raises(CorruptionError):
+        open_it(path, "r")
+    reader.close()
+    hand.close()
+
+
+def test_a_reader_applies_each_record_once_through_flushes_and_merges(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied = 0
+
+    def counting(memtable: Any, buffer: Any, offset: int, end: int) -> tuple[int, bool]:
+        nonlocal applied
+        applied += end - offset
+        return replay_into(memtable, buffer, offset, end)
+
+    monkeypatch.setattr(recovery_module, "replay_into", counting)
+    hand = ByHand(path)
+    reader = open_it(path, "r")
+    for turn in range(4):
+        hand.prepare()
+        for number in range(100):
+            hand.put(b"%d %d" % (turn, number), bytes(100))
+        assert reader.count() == turn * 200 + 100
+        hand.switch()
+        for number in range(100, 200):
+            hand.put(b"%d %d" % (turn, number), bytes(100))
+        assert reader.count() == turn * 200 + 200
+        hand.flush()
+        assert reader.count() == turn * 200 + 200
+        hand.lock.bump()  # as for a merge
+        assert reader.count() == turn * 200 + 200
+    assert applied == hand.sequence
+    reader.close()
+    hand.close()
+
+
+@MODES
+def test_threads_that_share_a_reader_miss_no_write_that_has_returned(path: str, sync: str) -> None:
+    """A thread that looks while another is taking over what is new waits for that."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    writer = open_it(path, "c", sync=sync, memtable_limit=5000)
+    writer.put(b"n", b"0")
+    reader = open_it(path, "r")
+    written, over, wrong = 0, False, list[str]()
+
+    def read() -> None:
+        while not over:
+            at_least = written
+            found = int(reader.value(b"n"))
+            if found < at_least:
+                wrong.append(f"{found} after {at_least}")
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(1, 1500 if sync == "normal" else 400):
+        writer.put(b"n", b"%d" % number)
+        written = number
+        if number % 100 == 0:
+            writer.write({b"n": b"%d" % number}, True)
+        if number % 150 == 0:
+            writer.flush()
+    over = True
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(before)
+    assert wrong == []
+    reader.close()
+    writer.close()
 
 
 # Damage.

@@ -93,8 +93,8 @@ class Log:
         self.wal.note_synced(mark)
 
     def rotate(self, chain: bool = True, sync: bool = True) -> None:
-        self.sequence = self.wal.sequence(self.position)
         end = self.wal.seal(self.position)
+        self.sequence = self.wal.sequence(end[1])
         if sync:
             self.sync_to(end[1])
         self.wal.close()
@@ -144,11 +144,11 @@ def test_everything_that_was_logged_is_there_again(log: Log, system: FileSystem)
     log.append(encode(BATCH, b"", put(b"b", b"3") + delete(b"old") + put(b"c", b"4")))
     log.append(encode(MARKER, b"", b""))
     recovery = log.recover(system)
-    assert recovery.ends == [log.position]
+    assert [part.end for part in recovery.logs] == [log.position]
     assert recovery.sequence == log.wal.sequence(log.position)
     assert contents_of(recovery) == {b"a": b"2", b"b": b"3", b"c": b"4"}
     assert recovery.lost == []
-    assert not recovery.memtables[0].cleared
+    assert not recovery.logs[0].memtable.cleared
 
 
 @BOOTS
@@ -158,7 +158,7 @@ def test_a_clear_hides_what_came_before_it_alone_and_in_a_batch(
     log.begin()
     log.append(put(b"a"), encode(CLEAR, b"", b""), put(b"b"))
     recovery = log.recover(system)
-    assert recovery.memtables[0].cleared
+    assert recovery.logs[0].memtable.cleared
     assert list(contents_of(recovery)) == [b"b"]
     log.append(encode(BATCH, b"", encode(CLEAR, b"", b"") + put(b"c")))
     assert list(log.contents(system)) == [b"c"]
@@ -176,9 +176,9 @@ def test_segments_are_replayed_in_order_and_counted_in_sequence(
     log.append(delete(b"b"))
     log.sync()
     recovery = log.recover(system)
-    assert recovery.sealed == [True, True, False]
+    assert [part.sealed for part in recovery.logs] == [True, True, False]
     assert recovery.sequence == log.wal.sequence(log.position)
-    assert [len(memtable) for memtable in recovery.memtables] == [2, 1, 1]
+    assert [len(part.memtable) for part in recovery.logs] == [2, 1, 1]
     assert contents_of(recovery) == {b"a": b"2"}
 
 
@@ -196,7 +196,7 @@ def test_a_clear_in_a_later_segment_hides_the_earlier_ones(log: Log, system: Fil
 
 def test_no_log_is_an_empty_store(log: Log) -> None:
     recovery = log.recover()
-    assert (recovery.memtables, recovery.sequence, recovery.unsynced) == ([], 0, False)
+    assert (recovery.logs, recovery.sequence, recovery.unsynced) == ([], 0, False)
     assert contents_of(recovery) == {}
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from _thread import RLock
 from _weakref import ref
+from contextlib import suppress
 
 from oblivion_dbm.errors import error
 
@@ -182,6 +184,16 @@ class FileSystem:
             return "file"
         return "other" if os.path.lexists(path) else "missing"
 
+    def exists(self, path: str) -> bool:
+        """Tell whether something is at ``path``; cheaper than ``kind``."""
+        return os.access(path, os.F_OK)
+
+    @_translated
+    def inode(self, path: str) -> tuple[int, int]:
+        """Return (device, inode): the same by every path to one file."""
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
+
     def join(self, directory: str, name: str) -> str:
         """Return the path of ``name`` in ``directory``."""
         return os.path.join(directory, name)
@@ -219,6 +231,18 @@ class FileSystem:
         """Return the number of this process."""
         return os.getpid()
 
+    def is_running(self, process: int) -> bool:
+        """Tell whether there is a process of this number; True where that is not known."""
+        if fcntl is None:  # pragma: no cover - on Windows signal 0 is not harmless
+            return True
+        try:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except PermissionError:
+            return True
+        return True
+
     def boot(self) -> bytes:
         """Return 16 bytes that are the same until the machine starts anew.
 
@@ -248,24 +272,42 @@ class FileSystem:
         sleep(seconds)
 
 
-_watchers: list[ref[Any]] = []
+#: The handles to tell of a fork.  Changed only by calls that are one step, so
+#: that a fork finds it whole, and that no finaliser has to take a lock.
+_watchers: dict[ref[Any], None] = {}
+_forking = RLock()
 
 
 def after_fork(handle: Any) -> None:
     """Call ``handle.forked()`` in every child process, as long as the handle lives."""
-    _watchers[:] = [watcher for watcher in _watchers if watcher() is not None]
-    _watchers.append(ref(handle))
+    _watchers[ref(handle, _forget)] = None
+
+
+def _forget(watcher: ref[Any]) -> None:
+    _watchers.pop(watcher, None)
+
+
+def no_fork() -> RLock:
+    """Return a lock that no other thread can fork under; hold it for an instant."""
+    return _forking
 
 
 def _tell_watchers() -> None:
-    for watcher in _watchers:
+    _forking.release()
+    for watcher in list(_watchers):
         handle = watcher()
-        if handle is not None:
-            handle.forked()
+        # One that another thread was making at the fork is nobody's in the child.
+        with suppress(AttributeError):
+            if handle is not None:
+                handle.forked()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_tell_watchers)
+    os.register_at_fork(
+        before=_forking.acquire,
+        after_in_parent=_forking.release,
+        after_in_child=_tell_watchers,
+    )
 
 
 def environment(name: str, default: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from oblivion_dbm.engine.lock import GenerationWord
 from oblivion_dbm.engine.manifest import load, missing_is_damage
 from oblivion_dbm.engine.memtable import MemTable
-from oblivion_dbm.engine.recovery import Recovery, replay_into
+from oblivion_dbm.engine.recovery import Recovery
 from oblivion_dbm.engine.tree import Tree
 from oblivion_dbm.errors import error
 
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from oblivion_dbm.engine.filesystem import FileSystem
+    from oblivion_dbm.engine.recovery import ReplayedLog
     from oblivion_dbm.engine.version import Version
-    from oblivion_dbm.engine.wal import Segment
 
 
 class Follower:
     """A tree that follows a store on disk, whoever writes it, or nobody.
 
-    Raises CorruptionError for damage, and ``error`` for a store of a newer
-    format.  It changes nothing on disk.
+    ``sequence`` is the sequence number of the end of what was applied.  Raises
+    CorruptionError for damage, and ``error`` for a store of a newer format.  It
+    changes nothing on disk.
     """
 
     def __init__(self, filesystem: FileSystem, directory: str, lock: RLock) -> None:
@@ -36,16 +37,20 @@ class Follower:
         self._directory = directory
         self._lock = lock
         self._word = GenerationWord(filesystem, directory)
-        self._recovery: Recovery | None = None
-        self._current = 0
+        self._logs: list[ReplayedLog] = []
+        self._ended = False
+        #: The generation that was read: -1 makes the next look begin anew.
+        self._loaded = -1
+        # A look takes what it finds for the newest only if both words are what
+        # they were; -1 while anything is under way, so that it comes and waits.
         self._generation = -1
         self._appended = -1
         self._watched: Sequence[int] = (-1,)
+        self.sequence = 0
         try:
-            generation = self._word.words[0]
             version = load(filesystem, directory)
             self.tree = Tree(filesystem, directory, version.replace(runs=()))
-            self._reload(generation)
+            self.refresh()
         except BaseException:
             self.close()
             raise
@@ -62,88 +67,105 @@ class Follower:
     def refresh(self) -> None:
         """Take over what was written since the last look.  O(what is new)."""
         with self._lock:
-            if self._recovery is None:
+            if self._ended or not self._moved():
                 return
-            try:
-                generation = self._word.words[0]
-                if generation != self._generation:
-                    self._reload(generation)
-                else:
-                    self._advance()
-            except BaseException:
-                self._generation = -1  # half done: the next look begins anew
-                raise
+            generation = self._word.words[0]
+            loaded, self._generation = self._loaded, -1
+            self._loaded = -1  # if this is left half done
+            if generation != loaded:
+                self._reload(() if loaded == -1 else [log for log in self._logs if log.begun])
+            self._advance()
+            self._loaded = self._generation = generation
 
-    def _reload(self, generation: int) -> None:
-        """Read the MANIFEST and open all it names before using any of it."""
+    def _reload(self, known: Sequence[ReplayedLog]) -> None:
+        """Read the MANIFEST and open all it names before using any of it.
+
+        A log that is ``known`` is kept with all that was applied: a flush that
+        drops older logs, or a merge, costs the tables it made and no replay.
+        """
         while True:
             version = load(self._filesystem, self._directory)
             try:
-                self._open(version)
+                self._open(version, known)
                 break
             except error as problem:
                 if load(self._filesystem, self._directory) == version:
                     raise missing_is_damage(problem) from problem
-        self._generation = generation
-        self._advance()
 
-    def _open(self, version: Version) -> None:
-        recovery = Recovery(self._filesystem, self._directory, version, readable_only=True)
+    def _open(self, version: Version, known: Sequence[ReplayedLog]) -> None:
+        if version.store_id != self.tree.version.store_id:
+            known = ()
+        recovery = Recovery(
+            self._filesystem, self._directory, version, readable_only=True, known=known
+        )
         try:
             self.tree.adopt(version, self.tree.open_tables(version))
         except BaseException:
             recovery.close()
             raise
-        self._watched, self._appended = (-1,), -1
-        if self._recovery is not None:
-            self._recovery.close()
-        self._recovery = recovery
-        self._current = 0
-        self.tree.memtables = recovery.memtables[::-1] or [MemTable()]
+        old, self._logs = self._logs, recovery.logs
+        for log in old:
+            if log not in self._logs:
+                log.segment.close()
+        self.tree.memtables = [log.memtable for log in reversed(self._logs)] or [MemTable()]
 
     def _advance(self) -> None:
-        """Apply what the log holds beyond what was read.
+        """Apply what the logs hold beyond what was read, and watch where that ends.
 
         Only a segment of this boot can be live; an older one was read whole.
         """
-        recovery = self._recovery
-        assert recovery is not None
-        segments = recovery.segments
-        while self._current < len(segments):
-            place, segment = self._current, segments[self._current]
-            self._watched = (-1,)
-            if segment.boot == recovery.boot and not recovery.sealed[place]:
-                self._read_on(recovery, place, segment)
-            if not recovery.sealed[place] or place + 1 == len(segments):
+        watched: Sequence[int] = (-1,)
+        appended, sequence = -1, 0
+        before = None
+        for log in self._logs:
+            if log.live and not log.sealed:
+                watched, appended = log.segment.words, self._read_on(before, log)
+            if log.begun:
+                sequence = log.sequence
+            if not log.sealed:
                 break
-            self._current += 1
-        if self._watched == (-1,):
-            self._appended = -1
+            before = log
+        self._watched, self._appended = watched, appended
+        self.sequence = sequence
         self.tree.show()
 
-    def _read_on(self, recovery: Recovery, place: int, segment: Segment) -> None:
-        """Apply what was published in one segment since the last look."""
+    def _read_on(self, before: ReplayedLog | None, log: ReplayedLog) -> int:
+        """Apply what was published in one segment since the last look.
+
+        Returns what appended-up-to was, -1 where not all below it is shown yet.
+        """
+        segment = log.segment
         appended = segment.appended
-        visible = segment.synced()[0] if segment.synced_only else appended
-        segment.reach(visible)  # after the look: both go on while this goes on
-        memtable, start = recovery.memtables[place], recovery.ends[place]
-        end, sealed = replay_into(memtable, segment.buffer, start, visible)
-        if end < visible and not sealed:
-            raise segment.explain(end)
-        recovery.ends[place], recovery.sealed[place] = end, sealed
+        if not log.begun:
+            assert before is not None
+            log.look(to_readers=True)
+            if not log.follows(before):
+                if log.filled:
+                    raise log.misfit(before)
+                return appended
+            log.begin(before)
+        shown = log.published(to_readers=True)
+        segment.reach(shown)  # after the look: both go on while this goes on
+        log.replay(shown)
+        if log.end < shown and not log.sealed:
+            raise segment.explain(log.end)
         self.tree.memtables[0].floor = None  # it knows of writes to its own layers only
-        self._watched = segment.words
-        self._appended = appended if end >= appended else -1
+        # A thread that looks now may see this log's records but not its CLEAR;
+        # it must not see those of the next log before that.
+        self.tree.show()
+        return appended if log.end >= appended else -1
 
     def forget(self, lock: RLock) -> None:
         """Follow no more: what a forked child does, whose parent may hold the old lock."""
         self._lock = lock
-        self._recovery = None
+        self._ended = True
+        self._logs = []
 
     def close(self) -> None:
         """Let go of all files."""
+        self._ended = True
         self._watched = (-1,)
         self._word.close()
-        if self._recovery is not None:
-            self._recovery.close()
-            self._recovery = None
+        for log in self._logs:
+            log.segment.close()
+        self._logs = []

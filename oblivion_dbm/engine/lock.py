@@ -2,11 +2,12 @@
 
 ::
 
-    generation u64 | process id of the writer u64
+    generation u64 | process id of the writer, 0 once it has closed, u64
 
 The file is never unlinked while the store exists.  ``flock`` on it is held by
 the one writer; it is by inode, so it holds for every path to the directory and
-within one process too, and it is free as soon as the writer is dead.
+within one process too, and it is free as soon as the writer is dead.  A writer
+that was killed leaves its process id, which counts only while ``flock`` is held.
 """
 
 from __future__ import annotations
@@ -16,16 +17,47 @@ from errno import EAGAIN
 from struct import Struct
 
 from oblivion_dbm.engine.filenames import LOCK
+from oblivion_dbm.engine.filesystem import after_fork, no_fork
 from oblivion_dbm.errors import error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from oblivion_dbm.engine.filesystem import FileSystem
+    from oblivion_dbm.engine.filesystem import File, FileSystem
 
 _WORDS = Struct("<QQ")
+_HOLDER_AT = 8
 _PAUSE = 0.01
+
+
+class _Held:
+    """The locks that this process holds, by inode: thread-safe, and forgotten in a child.
+
+    Some network file systems emulate ``flock`` by locks of the whole process,
+    so there it alone keeps a second writer of the same process out.
+    """
+
+    def __init__(self) -> None:
+        # Only calls that are one step: no lock that a fork could leave taken.
+        self._locks: dict[tuple[int, int], WriterLock] = {}
+        after_fork(self)
+
+    def add(self, inode: tuple[int, int], lock: WriterLock) -> bool:
+        """Note that ``lock`` has a file, or is about to; False where another one has it."""
+        return self._locks.setdefault(inode, lock) is lock
+
+    def remove(self, inode: tuple[int, int]) -> None:
+        """Note that nobody here has a file."""
+        self._locks.pop(inode, None)
+
+    def forked(self) -> None:
+        """Let go of all that the parent holds: a child must not keep it locked."""
+        for lock in list(self._locks.values()):
+            lock.abandon()
+
+
+_held = _Held()
 
 
 class WriterLock:
@@ -39,48 +71,69 @@ class WriterLock:
         self, filesystem: FileSystem, directory: str, timeout: float = 0.0, mode: int = 0o666
     ) -> None:
         self._filesystem = filesystem
-        path = filesystem.join(directory, LOCK)
-        while True:
-            if filesystem.kind(path) == "missing":
-                with suppress(error):  # another process was faster
-                    filesystem.close(filesystem.create(path, mode))
-            self._file = filesystem.open(path, writable=True)
-            try:
-                self._acquire(directory, timeout)
-                if filesystem.is_at(self._file, path):
-                    break
-            except BaseException:
-                filesystem.close(self._file)
-                raise
-            # The store was removed, and perhaps made anew, while this one waited.
-            filesystem.close(self._file)
+        self._path = filesystem.join(directory, LOCK)
+        self._inode: tuple[int, int] | None = None
+        self._file: File | None = None
+        self._claimed = False
         try:
-            if filesystem.size(self._file) < _WORDS.size:
-                filesystem.write(self._file, 0, bytes(_WORDS.size))
+            self._acquire(directory, timeout, mode)
+            if filesystem.size(self._open_file()) < _WORDS.size:
+                filesystem.write(self._open_file(), 0, bytes(_WORDS.size))
             self.generation = self._read()[0]
+            self.claim()
         except BaseException:
-            filesystem.close(self._file)
+            self.release()
             raise
 
-    def _acquire(self, directory: str, timeout: float) -> None:
-        waited = 0.0
-        while not self._filesystem.lock(self._file):
-            if waited >= timeout:
-                holder = self._read()[1]
-                who = f"process {holder}" if holder else "another opener"
-                raise error(EAGAIN, f"the store is open for writing in {who}", directory)
-            self._filesystem.sleep(_PAUSE)
-            waited += _PAUSE
+    def _acquire(self, directory: str, timeout: float, mode: int) -> None:
+        filesystem, waited = self._filesystem, 0.0
+        while True:
+            holder = self._take(mode)
+            if not holder:
+                inode = filesystem.inode(self._path)
+                if inode == self._inode and filesystem.is_at(self._open_file(), self._path):
+                    return
+                # The store was removed, and perhaps made anew, in between.
+                self.release()
+            elif waited >= timeout:
+                raise error(EAGAIN, f"the store is open for writing in {holder}", directory)
+            else:
+                filesystem.sleep(_PAUSE)
+                waited += _PAUSE
+
+    def _take(self, mode: int) -> str:
+        """Take the lock without waiting; return who has it, "" where it is this one."""
+        filesystem = self._filesystem
+        if filesystem.kind(self._path) == "missing":
+            with suppress(error):  # another process was faster
+                filesystem.close(filesystem.create(self._path, mode))
+        inode = filesystem.inode(self._path)
+        if not _held.add(inode, self):
+            return f"process {filesystem.process()}, this one"
+        self._inode = inode
+        with no_fork():  # else a child might keep a descriptor that nobody knows of
+            self._file = filesystem.open(self._path, writable=True)
+        if filesystem.lock(self._file):
+            return ""
+        holder = self._read()[1]
+        self.abandon()
+        if holder and filesystem.is_running(holder):
+            return f"process {holder}"
+        return "another process"
+
+    def _open_file(self) -> File:
+        assert self._file is not None
+        return self._file
 
     def _read(self) -> tuple[int, int]:
-        data = self._filesystem.read(self._file, 0, _WORDS.size)
+        data = self._filesystem.read(self._open_file(), 0, _WORDS.size)
         return _WORDS.unpack(data.ljust(_WORDS.size, b"\0"))
 
     def claim(self) -> None:
         """Write down which process holds the lock."""
-        self._filesystem.write(
-            self._file, 0, _WORDS.pack(self.generation, self._filesystem.process())
-        )
+        self._claimed = True
+        words = _WORDS.pack(self.generation, self._filesystem.process())
+        self._filesystem.write(self._open_file(), 0, words)
 
     def bump(self) -> None:
         """Tell readers that the MANIFEST has changed."""
@@ -89,28 +142,54 @@ class WriterLock:
 
     def release(self) -> None:
         """Unlock, also for children that inherited the descriptor, and close."""
-        self._filesystem.unlock(self._file)
-        self._filesystem.close(self._file)
+        try:
+            if self._file is not None:
+                if self._claimed:  # this process may live on, and holds it no more
+                    with suppress(error):
+                        self._filesystem.write(self._file, _HOLDER_AT, bytes(8))
+                self._filesystem.unlock(self._file)
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
-        """Close without unlocking: what a forked child does with its copy."""
-        self._filesystem.close(self._file)
+        """Close without unlocking: what a forked child does with its copy.  Again is fine."""
+        file, self._file = self._file, None
+        inode, self._inode = self._inode, None
+        try:
+            if file is not None:
+                self._filesystem.close(file)
+        finally:
+            if inode is not None:
+                _held.remove(inode)
 
 
 class GenerationWord:
-    """A reader's view of the generation; constant where there is no LOCK file."""
+    """A reader's view of the generation, in ``words[0]``; 0 where there is no LOCK file.
+
+    Until there is one each look searches for it, which costs 2 µs: a store that
+    was copied without it may get a writer, who makes it.
+    """
 
     def __init__(self, filesystem: FileSystem, directory: str) -> None:
-        path = filesystem.join(directory, LOCK)
-        self.words: Any = (0,)
-        if filesystem.kind(path) == "missing":
-            return
-        file = filesystem.open(path)
+        self._filesystem = filesystem
+        self._path = filesystem.join(directory, LOCK)
+        self.words: Any = self
+        self[0]
+
+    def __getitem__(self, index: int) -> int:
+        """Return the generation, after a search for the file."""
+        if self._filesystem.exists(self._path):
+            self._map()
+        return 0 if self.words is self else int(self.words[index])
+
+    def _map(self) -> None:
+        file = self._filesystem.open(self._path)
         try:
-            if filesystem.size(file) >= _WORDS.size:
-                self.words = filesystem.words(filesystem.map(file, _WORDS.size), 0, 1)
+            if self._filesystem.size(file) >= _WORDS.size:
+                mapped = self._filesystem.map(file, _WORDS.size)
+                self.words = self._filesystem.words(mapped, 0, 1)
         finally:
-            filesystem.close(file)
+            self._filesystem.close(file)
 
     def close(self) -> None:
         """Let go of the map; not by force, as another thread may be looking at the word."""

@@ -16,6 +16,7 @@ from oblivion_dbm.errors import CorruptionError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from oblivion_dbm.engine.filesystem import FileSystem
@@ -83,14 +84,106 @@ def keep_lost(lost: list[Lost], filesystem: FileSystem, directory: str, mode: in
             filesystem.close(file)
 
 
+class ReplayedLog:
+    """A log segment, and what was replayed of it: up to ``end``, into ``memtable``.
+
+    ``live`` tells that it is of this boot, ``begun`` that the log goes on in
+    it, ``sealed`` that SEAL ended it.
+    """
+
+    __slots__ = (
+        "begun",
+        "chain",
+        "end",
+        "filled",
+        "first_sequence",
+        "live",
+        "memtable",
+        "sealed",
+        "segment",
+    )
+
+    def __init__(self, segment: Segment, boot: bytes) -> None:
+        self.segment = segment
+        self.memtable = MemTable()
+        self.live = segment.boot == boot
+        self.begun = False
+        self.sealed = False
+        self.end = DATA_AT
+        #: The sequence number of the end of the prelude, once it is begun.
+        self.first_sequence = 0
+        self.filled = False
+        self.chain: Any = None
+
+    @property
+    def sequence(self) -> int:
+        """The sequence number of the end."""
+        new: int = self.end - self.segment.prelude_end
+        return self.first_sequence + max(0, new)
+
+    def published(self, to_readers: bool) -> int:
+        """Return the position below which every byte must check."""
+        if self.live and not (to_readers and self.segment.synced_only):
+            return self.segment.appended
+        return self.segment.synced()[0]
+
+    def look(self, to_readers: bool) -> None:
+        """Note whether it is ``filled``, that is, holds new records, then its ``chain``.
+
+        In this order, since a writer names the end of the segment before this
+        one first.  A kill may cut that short; then nothing follows it.
+        """
+        segment = self.segment
+        filled = max(self.published(to_readers), segment.synced()[0])
+        self.filled = filled > segment.prelude_end
+        try:
+            self.chain = segment.chain()
+        except CorruptionError:
+            if self.filled:
+                raise
+            self.chain = None
+
+    def follows(self, before: ReplayedLog, running: int | None = None) -> bool:
+        """Tell whether its chain names the end of ``before``, whose crc is ``running``.
+
+        Without ``running`` the length alone is compared.  Where each record of
+        ``before`` was checked that is almost as good: the running crc of
+        records that end with their own depends on nothing but their lengths.
+        """
+        if self.chain is None:
+            return False
+        number, length, crc = self.chain[:3]
+        if (number, length) != (before.segment.number, before.end):
+            return False
+        return running is None or crc == running
+
+    def begin(self, before: ReplayedLog | None) -> None:
+        """Let the log go on here, where it has left ``before``."""
+        self.first_sequence = self.segment.first_sequence if before is None else before.sequence
+        self.begun = True
+
+    def misfit(self, before: ReplayedLog) -> CorruptionError:
+        """Return what to raise where this segment must follow ``before`` and does not."""
+        if self.chain is None:
+            meaning = "records, but no end of the log before it"
+            return CorruptionError(self.segment.path, DATA_AT, meaning)
+        meaning = f"expected the log to go on to byte {self.chain[1]}, as {self.segment.path} says"
+        return CorruptionError(before.segment.path, before.end, meaning)
+
+    def replay(self, limit: int) -> None:
+        """Apply the whole records below ``limit`` that were not yet applied."""
+        start = self.end
+        self.end, self.sealed = replay_into(self.memtable, self.segment.buffer, start, limit)
+
+
 class Recovery:
     """The replay of a Version's logs.
 
-    ``memtables`` holds one MemTable for each log, oldest first; ``ends`` says
-    where each log ended, ``sealed`` whether by a SEAL.  ``lost`` is what was
-    dropped, ``sequence`` the sequence number of the end, and ``unsynced`` tells
-    whether something was replayed that the disk may not have.  With
-    ``readable_only`` a reader gets what a live writer shows to readers.
+    ``logs`` stand oldest first, each with a MemTable of its own.  ``lost`` is
+    what was dropped, ``sequence`` the sequence number of the end, and
+    ``unsynced`` tells whether something was replayed that the disk may not
+    have.  With ``readable_only`` a reader gets what a live writer shows to
+    readers; of the logs it knows it replays what is new.
 
     Raises CorruptionError when bytes that must check do not.
     """
@@ -101,101 +194,87 @@ class Recovery:
         directory: str,
         version: Version,
         readable_only: bool = False,
+        known: Sequence[ReplayedLog] = (),
     ) -> None:
-        self.memtables: list[MemTable] = []
-        self.ends: list[int] = []
-        self.sealed: list[bool] = []
+        self.logs: list[ReplayedLog] = []
         self.lost: list[Lost] = []
-        self.segments: list[Segment] = []
         self.sequence = 0
         self.unsynced = False
-        self.boot = filesystem.boot()
+        self._opened: list[ReplayedLog] = []
         self._readable_only = readable_only
         self._over = False
+        boot, store_id = filesystem.boot(), bytes.fromhex(version.store_id)
+        old = {log.segment.number: log for log in known}
         try:
             for number in version.logs:
-                segment = Segment(filesystem, directory, number, bytes.fromhex(version.store_id))
-                self.segments.append(segment)
+                if number not in old:
+                    segment = Segment(filesystem, directory, number, store_id)
+                    self._opened.append(ReplayedLog(segment, boot))
+                self.logs.append(old.get(number) or self._opened[-1])
             # Before any record: a live writer may go on to the next segment
             # while this one is read, and what counts is the earlier moment.
-            self._chains = [segment.chain() for segment in self.segments]
-            for place, segment in enumerate(self.segments):
-                self._recover(place, segment)
+            for log in self._opened:
+                log.look(readable_only)
+            for before, log in zip([None, *self.logs], self.logs):
+                self._recover(before, log)
         except BaseException:
             self.close()
             raise
 
-    def _recover(self, place: int, segment: Segment) -> None:
-        """Replay one segment, the oldest that is left."""
-        memtable = MemTable()
-        end, sealed = DATA_AT, False
-        if not self._begun(place, segment):
-            if segment.boot != self.boot:
-                self._drop(segment, segment.prelude_end)
-        else:
-            end, sealed = self._replay(segment, memtable)
-        self.memtables.append(memtable)
-        self.ends.append(end)
-        self.sealed.append(sealed)
-        if end > DATA_AT or place == 0:
-            self.sequence = segment.first_sequence + max(0, end - segment.prelude_end)
+    def _recover(self, before: ReplayedLog | None, log: ReplayedLog) -> None:
+        """Replay what is new in one log, the oldest that is left."""
+        if not log.begun and (before is None or self._goes_on(before, log)):
+            log.begin(before)
+        if log.begun:
+            if not log.sealed:
+                self._replay(log)
+            self.sequence = log.sequence
+        elif not log.live:
+            self._drop(log, log.segment.prelude_end)
 
-    def _begun(self, place: int, segment: Segment) -> bool:
-        """Tell whether this segment continues the log; raise if it must and does not."""
-        if place == 0:
-            return True
-        before, chain = self.segments[place - 1], self._chains[place]
-        if self._over or chain is None:
-            same_boot = segment.boot == self.boot and not self._readable_only
-            synced = not self._readable_only and segment.synced()[0] > segment.prelude_end
-            if synced or (same_boot and segment.appended > segment.prelude_end):
-                meaning = "records, but no end of the log before it"
-                raise CorruptionError(segment.path, DATA_AT, meaning)
-            self._over = True
-            return False
-        end = self.ends[-1]
-        if chain == (before.number, end, before.running_crc(end)):
-            return True
-        if segment.boot == self.boot or segment.synced()[0] > segment.prelude_end:
-            raise CorruptionError(
-                before.path,
-                end,
-                f"expected the log to go on to byte {chain[1]}, as {segment.path} says",
-            )
+    def _goes_on(self, before: ReplayedLog, log: ReplayedLog) -> bool:
+        """Tell whether ``log`` continues the one before; raise if it must and does not."""
+        if not self._over and log.chain is not None:
+            fresh = before in self._opened
+            running = before.segment.running_crc(before.end) if fresh else None
+            if log.follows(before, running):
+                return True
+            # Readers may have to wait for the SEAL: it is shown once it is synced.
+            waits = self._readable_only and before.segment.synced_only
+            if log.filled or (log.live and not waits):
+                raise log.misfit(before)
+        elif log.filled:
+            raise log.misfit(before)
         self._over = True
         return False
 
-    def _replay(self, segment: Segment, memtable: MemTable) -> tuple[int, bool]:
-        same_boot = segment.boot == self.boot
+    def _replay(self, log: ReplayedLog) -> None:
+        segment, start = log.segment, log.end
         synced, running = segment.synced()
-        required = segment.appended if same_boot else synced
-        if same_boot and required < max(synced, segment.prelude_end):
-            meaning = f"appended-up-to is {required}, below what is synced"
+        required = log.published(self._readable_only)
+        if log.live and segment.appended < max(synced, segment.prelude_end):
+            meaning = f"appended-up-to is {segment.appended}, below what is synced"
             raise CorruptionError(segment.path, APPENDED_AT, meaning)
         segment.reach(max(required, synced))
-        limit = len(segment.buffer)
-        if self._readable_only and same_boot:
-            limit = required = synced if segment.synced_only else required
-        end, sealed = replay_into(memtable, segment.buffer, DATA_AT, limit)
-        if end < required and not sealed:
-            raise segment.explain(end)
-        if segment.running_crc(synced) != running and synced <= end:
+        log.replay(required if self._readable_only and log.live else len(segment.buffer))
+        if log.end < required and not log.sealed:
+            raise segment.explain(log.end)
+        if start == DATA_AT and synced <= log.end and segment.running_crc(synced) != running:
             raise CorruptionError(segment.path, DATA_AT, "the running crc does not match")
-        self.unsynced = self.unsynced or end > synced
-        if not same_boot and not sealed:
-            self._drop(segment, end)
-        return end, sealed
+        self.unsynced = self.unsynced or log.end > synced
+        if not log.live and not log.sealed:
+            self._drop(log, log.end)
 
-    def _drop(self, segment: Segment, offset: int) -> None:
-        data = segment.unread(offset)
+    def _drop(self, log: ReplayedLog, offset: int) -> None:
+        data = log.segment.unread(offset)
         if data:
-            self.lost.append(Lost(segment.number, offset, data))
+            self.lost.append(Lost(log.segment.number, offset, data))
             self.unsynced = True
 
     def merged(self) -> MemTable:
         """Return one MemTable of all logs; the separate ones are used up."""
         whole = MemTable()
-        for memtable in self.memtables:
+        for memtable in [log.memtable for log in self.logs]:
             if memtable.cleared:
                 whole.reset(cleared=True)
             for layer in reversed(memtable.layers):
@@ -203,7 +282,7 @@ class Recovery:
         return whole
 
     def close(self) -> None:
-        """Let go of the segments."""
-        for segment in self.segments:
-            segment.close()
-        self.segments = []
+        """Let go of the segments that were opened for it; known ones stay open."""
+        for log in self._opened:
+            log.segment.close()
+        self._opened = []

@@ -203,6 +203,12 @@ class Reader(StorageEngine):
     def _refuse_put(self, key: bytes, value: bytes) -> None:
         raise self._refusal()
 
+    @property
+    def sequence(self) -> int:
+        """The sequence number of the end of what the last look has shown."""
+        self.check()
+        return self._follower.sequence
+
     def refresh(self) -> None:
         """See what was written since the last look."""
         self.check()
