@@ -108,6 +108,7 @@ class Follower:
             if log not in self._logs:
                 log.segment.close()
         self.tree.memtables = [log.memtable for log in reversed(self._logs)] or [MemTable()]
+        self.tree.show()
 
     def _advance(self) -> None:
         """Apply what the logs hold beyond what was read, and watch where that ends.
@@ -127,7 +128,6 @@ class Follower:
             before = log
         self._watched, self._appended = watched, appended
         self.sequence = sequence
-        self.tree.show()
 
     def _read_on(self, before: ReplayedLog | None, log: ReplayedLog) -> int:
         """Apply what was published in one segment since the last look.
