@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import sys
+import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from oblivion_dbm import error
-from oblivion_dbm.engine.filesystem import File, FileSystem, after_fork, environment
+from oblivion_dbm.engine.filesystem import File, FileSystem, after_fork, environment, no_fork
 
 SYSTEM = FileSystem()
 
@@ -220,6 +223,107 @@ def test_a_handle_is_told_in_the_child_as_long_as_it_lives() -> None:
     os.close(writing)
     assert os.read(reading, 100) == b"forked %d" % child
     os.close(reading)
+
+
+def test_a_handle_that_cannot_be_told_does_not_keep_others_from_being_told() -> None:
+    """Another thread may have been making it at the fork; then it lacks what it needs."""
+
+    class HalfMade(Handle):
+        def forked(self) -> None:
+            raise AttributeError("pipe")
+
+    reading, writing = os.pipe()
+    handles = [HalfMade(writing), Handle(writing), HalfMade(writing)]
+    for handle in handles:
+        after_fork(handle)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    assert os.read(reading, 100) == b"forked %d" % child
+    os.close(reading)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a fork of a process with threads
+def test_handles_come_and_go_in_threads_while_others_fork() -> None:
+    """Each fork tells the handle that lives through all of it, and none hangs."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    reading, writing = os.pipe()
+    kept, over = Handle(writing), False
+    after_fork(kept)
+
+    class Silent:
+        def forked(self) -> None:
+            pass
+
+    def come_and_go() -> None:
+        while not over:
+            handles = [Silent() for _ in range(20)]
+            for handle in handles:
+                after_fork(handle)
+            with no_fork():
+                del handle, handles
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(50):
+        child = os.fork()
+        if child == 0:
+            with no_fork():
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert os.read(reading, 100) == b"forked %d" % child
+    over = True
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(before)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_nobody_forks_under_the_lock_against_it() -> None:
+    done: list[int] = []
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        done.append(os.waitpid(child, 0)[1])
+
+    thread = threading.Thread(target=fork)
+    with no_fork(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        thread.start()
+        thread.join(0.05)
+        assert done == []
+    thread.join()
+    assert done == [0]
+
+
+def test_it_tells_which_processes_run() -> None:
+    assert SYSTEM.is_running(os.getpid())
+    assert SYSTEM.is_running(1)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert not SYSTEM.is_running(child)
+    assert not SYSTEM.is_running(2**70)
+
+
+def test_two_paths_to_one_file_have_one_inode(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "other").touch()
+    (tmp_path / "link").symlink_to("file")
+    os.link(tmp_path / "file", tmp_path / "alias")
+    inodes = [SYSTEM.inode(str(tmp_path / name)) for name in ("file", "link", "alias", "other")]
+    assert len(set(inodes[:3])) == 1
+    assert inodes[3] != inodes[0]
+    assert SYSTEM.exists(str(tmp_path / "link"))
+    assert not SYSTEM.exists(str(tmp_path / "missing"))
 
 
 def test_an_empty_environment_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:

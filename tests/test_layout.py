@@ -66,7 +66,7 @@ NAMES_OF_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}
 TESTS_OF_THE_WHOLE = set(
     """
     architecture readme format formats model kill crash million threads interrupts
-    bad_input docstrings layout startup
+    bad_input docstrings layout startup fork readers media cycles
     """.split()
 )
 

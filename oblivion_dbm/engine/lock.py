@@ -153,11 +153,12 @@ class WriterLock:
 
     def abandon(self) -> None:
         """Close without unlocking: what a forked child does with its copy.  Again is fine."""
-        file, self._file = self._file, None
         inode, self._inode = self._inode, None
         try:
-            if file is not None:
-                self._filesystem.close(file)
+            with no_fork():
+                file, self._file = self._file, None
+                if file is not None:
+                    self._filesystem.close(file)
         finally:
             if inode is not None:
                 _held.remove(inode)
