@@ -13,7 +13,7 @@ that was killed leaves its process id, which counts only while ``flock`` is held
 from __future__ import annotations
 
 from contextlib import suppress
-from errno import EAGAIN
+from errno import EAGAIN, EEXIST
 from struct import Struct
 
 from oblivion_dbm.engine.filenames import LOCK
@@ -105,8 +105,11 @@ class WriterLock:
         """Take the lock without waiting; return who has it, "" where it is this one."""
         filesystem = self._filesystem
         if filesystem.kind(self._path) == "missing":
-            with suppress(error):  # another process was faster
+            try:
                 filesystem.close(filesystem.create(self._path, mode))
+            except error as problem:
+                if problem.errno != EEXIST:  # else another process was faster
+                    raise
         inode = filesystem.inode(self._path)
         if not _held.add(inode, self):
             return f"process {filesystem.process()}, this one"
