@@ -170,7 +170,7 @@ def test_what_was_made_of_a_handle_before_a_fork_raises_too(tmp_path: Path, flag
 
 
 def test_close_in_a_child_touches_nothing(tmp_path: Path) -> None:
-    db = Database(tmp_path / "store", sync="off", **LIMITS)
+    db = Database(tmp_path / "store", sync="off")
     reader = Database(tmp_path / "store", "r")
     for number in range(100):
         db[b"%d" % number] = b"x" * 100
