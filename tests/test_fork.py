@@ -19,7 +19,9 @@ import pytest
 
 from oblivion_dbm import Database, error
 from oblivion_dbm.engine.filesystem import FileSystem
+from oblivion_dbm.engine.kernel.append import BUSY
 from oblivion_dbm.engine.lock import WriterLock
+from oblivion_dbm.engine.record import PUT, encode
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
@@ -91,9 +93,9 @@ CALLS: dict[str, Callable[[Database], object]] = {
     "put_many": lambda db: db.put_many({b"x": b"1"}),
     "update": lambda db: db.update({b"x": b"1"}),
     "prefixed": lambda db: list(db.prefixed(b"a")),
-    "put_async": lambda db: db.put_async(b"x", b"1").result(10),  # type: ignore[attr-defined]
-    "delete_async": lambda db: db.delete_async(b"x").result(10),  # type: ignore[attr-defined]
-    "batch_async": lambda db: db.batch_async({b"x": b"1"}).result(10),  # type: ignore[attr-defined]
+    "put_async": lambda db: db.put_async(b"x", b"1").result(10),
+    "delete_async": lambda db: db.delete_async(b"x").result(10),
+    "batch_async": lambda db: db.batch_async({b"x": b"1"}).result(10),
     "sequence": lambda db: db.sequence,
 }
 #: What says something about the handle itself, and goes on saying it.
@@ -349,6 +351,48 @@ def test_a_fork_in_the_middle_of_a_write_harms_neither(
     assert found[: len(written)] == written[: len(found)]
     assert db.verify() == []
     reader.close()
+
+
+@pytest.mark.parametrize("back_end", ["mapped", "pwrite"])
+def test_a_child_leaves_a_record_alone_that_its_parent_was_storing(
+    tmp_path: Path, back_end: str
+) -> None:
+    db = Database(tmp_path / "store", log_back_end=back_end)
+    db[b"a"] = b"1"
+    appender = db._engine._path.appender  # type: ignore[attr-defined]  # it is a Writer
+    record, start = encode(PUT, b"b", b"2"), appender.position
+    end = start + len(record)
+    appender.position = start + BUSY
+    appender.target[start:end] = record
+
+    def work() -> str:
+        wrong = [found for name, call in calls() if (found := answer(call, db))]
+        db.close()
+        return repr(wrong)
+
+    assert in_child(work) == "[]"
+    assert appender.target[start:end] == record
+    appender.position = start
+    db[b"c"] = b"3"
+    assert dict(db) == {b"a": b"1", b"c": b"3"}
+    assert db.verify() == []
+    db.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a fork of a process with threads
+def test_a_child_does_not_wait_for_what_its_parent_has_queued(tmp_path: Path) -> None:
+    db = Database(tmp_path / "store", sync="full")
+
+    def work() -> str:
+        return repr([found for name, call in calls() if (found := answer(call, db))])
+
+    for turn in range(10):
+        futures = [db.put_async(b"%d %d" % (turn, number), b"x") for number in range(50)]
+        assert in_child(work) == "[]"
+        for future in futures:
+            future.result(30)
+    assert len(db) == 500
+    db.close()
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system has no /proc")

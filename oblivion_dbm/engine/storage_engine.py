@@ -260,6 +260,7 @@ class Writer(StorageEngine):
     @property
     def exclusive(self) -> RLock:
         """The lock under which several calls are one step, ``commit`` to be called after it."""
+        self.check()  # in a child nobody is left to do what is queued
         self._path.queue.settle()
         return self.lock
 

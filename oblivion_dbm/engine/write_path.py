@@ -151,6 +151,8 @@ class WritePath:
         """Send every later write to ``check``; ``mutex`` replaces one that may never be free."""
         self.appender.lock = mutex
         self.appender.limit = -1
+        # In a child the parent may be in the middle of a write: nothing is put right there.
+        self.appender.target = self.appender.words = None
         if self.failed is None:
             self.failed = error("the handle has ended")
 
