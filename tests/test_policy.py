@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import log
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,12 +56,82 @@ def test_everything_is_merged_once_the_newer_runs_weigh_space_ratio_times_the_ol
     assert task.drop_tombstones
 
 
-def test_everything_is_merged_once_tombstones_bury_half_of_the_oldest_run() -> None:
-    oldest = run_of(1, 1, size=10**6, puts=100)
-    assert choose(version_of(run_of(2, 0, tombstones=50), oldest), OPTIONS) is None
-    task = choose(version_of(run_of(2, 0, tombstones=51), oldest), OPTIONS)
+def test_tombstones_count_as_dead_records_of_the_oldest_run() -> None:
+    # 1,100 bytes in all; at 63 of 100 dead, 3.0 times what is alive is 1,110; at 64, 1,080.
+    oldest = run_of(1, 1, size=1000, puts=100)
+    assert choose(version_of(run_of(2, 0, size=100, tombstones=63), oldest), OPTIONS) is None
+    task = choose(version_of(run_of(2, 0, size=100, tombstones=64), oldest), OPTIONS)
     assert task is not None
     assert len(task.runs) == 2
+    assert task.drop_tombstones
+
+
+def test_more_tombstones_than_there_are_records_is_a_reason_to_merge() -> None:
+    oldest = run_of(1, 1, size=1000, puts=100)
+    task = choose(version_of(run_of(2, 0, size=1, tombstones=1000), oldest), OPTIONS)
+    assert task is not None
+    assert len(task.runs) == 2
+
+
+def test_a_flush_that_is_the_oldest_waits_for_the_fan_in() -> None:
+    assert choose(version_of(run_of(2, 0, size=10**6), run_of(1, 0, size=1)), OPTIONS) is None
+
+
+def test_without_room_for_dead_records_every_flush_is_merged() -> None:
+    version = version_of(run_of(2, 0, size=1), run_of(1, 1, size=10**6))
+    task = choose(version, Options(space_ratio=0))
+    assert task is not None
+    assert len(task.runs) == 2
+
+
+def test_a_level_that_a_merge_would_fill_is_taken_along() -> None:
+    fresh = [run_of(number, 0) for number in (8, 7, 6)]
+    older = [run_of(number, 1) for number in (5, 4)]
+    oldest = run_of(1, 3, size=10**6, puts=10**6)
+    task = choose(version_of(*fresh, *older, oldest), OPTIONS)
+    assert task is not None
+    assert (task.runs, task.level) == ((*fresh, *older), 2)
+    assert not task.drop_tombstones
+    task = choose(version_of(*fresh, older[0], oldest), OPTIONS)
+    assert task is not None
+    assert (task.runs, task.level) == (tuple(fresh), 1)
+
+
+def test_all_that_has_piled_up_on_a_level_is_merged_at_once() -> None:
+    runs = [run_of(number, 0) for number in range(20, 0, -1)]
+    task = choose(version_of(*runs), OPTIONS)
+    assert task is not None
+    assert (task.runs, task.level) == (tuple(runs), 1)
+
+
+def test_a_full_level_is_merged_below_one_that_is_not() -> None:
+    runs = [run_of(5, 0), *(run_of(number, 1) for number in (4, 3, 2)), run_of(1, 1, size=10**6)]
+    task = choose(version_of(*runs), OPTIONS)
+    assert task is not None
+    assert (task.runs, task.level, task.drop_tombstones) == (tuple(runs[1:4]), 2, False)
+
+
+def test_the_oldest_run_is_left_to_the_rule_of_space_once_it_was_merged() -> None:
+    fresh = [run_of(number, 0) for number in (4, 3)]
+    assert choose(version_of(*fresh, run_of(1, 0, size=10**6)), OPTIONS) is not None
+    older = [run_of(number, 1) for number in (4, 3)]
+    assert choose(version_of(*older, run_of(1, 1, size=10**6)), OPTIONS) is None
+
+
+def test_the_merge_of_everything_keeps_the_highest_level() -> None:
+    task = everything(version_of(run_of(3, 0), run_of(2, 4), run_of(1, 1)))
+    assert task is not None
+    assert task.level == 4
+
+
+def test_other_runs_can_be_merged_while_a_merge_is_under_way() -> None:
+    old = [run_of(number, 1) for number in (3, 2, 1)]
+    fresh = [run_of(number, 0) for number in (6, 5, 4)]
+    taken = frozenset({1, 2, 3})
+    assert choose(version_of(*fresh[1:], *old), OPTIONS, taken) is None
+    task = choose(version_of(*fresh, *old), OPTIONS, taken)
+    assert task is not None
+    assert (task.runs, task.level, task.drop_tombstones) == (tuple(fresh), 1, False)
 
 
 def test_one_run_is_merged_on_demand_only_if_that_drops_tombstones() -> None:
@@ -117,16 +190,28 @@ def test_the_policy_comes_to_rest_after_every_flush(
     simulator = Simulator(Options(fan_in=fan_in, space_ratio=ratio))
     for size, tombstones in flushes:
         simulator.flush(size, min(size, tombstones))
-        levels = [run.level for run in simulator.version.runs]
+        *levels, oldest = [run.level for run in simulator.version.runs]
+        levels += [] if oldest else [oldest]
         assert all(levels.count(level) < fan_in for level in levels)
 
 
-def test_fresh_records_are_written_about_once_a_level() -> None:
+def test_fresh_records_are_written_less_than_once_a_level() -> None:
     simulator = Simulator(Options(fan_in=8, space_ratio=100.0))
     for _ in range(8**3):
         simulator.flush(100, 0)
     assert simulator.written <= 4 * 100 * 8**3
     assert len(simulator.version.runs) <= 3 * 7
+
+
+@pytest.mark.parametrize("beside", [0, 10_000])
+def test_many_small_flushes_cost_the_logarithm_of_their_number(beside: int) -> None:
+    simulator = Simulator(Options())
+    simulator.flush(beside, 0)
+    for _ in range(10_000):
+        simulator.flush(1, 0)
+    levels = log(10_000, 8)
+    assert simulator.written <= 2.5 * beside + 10_000 * (levels + 3)
+    assert len(simulator.version.runs) <= 7 * (levels + 1)
 
 
 def test_the_newer_runs_never_weigh_space_ratio_times_the_oldest_for_long() -> None:

@@ -1,11 +1,14 @@
 """Which runs to merge next: a pure function of a Version, with no clock and no I/O.
 
-Tiering with a bound on space: runs of one level are left side by side until
-there are ``fan_in`` of them, then merged into one run of the next level; and
-everything is merged into one run once the newer runs together are
-``space_ratio`` times as large as the oldest.  So a record is rewritten about
-once for each level of fan-in, and a store of unchanging size takes at most
-(1 + ``space_ratio``) times its live bytes, and a flush's worth.
+Lazy leveling: small runs in tiers above one large, oldest run.  Two rules, weighed
+against others in docs/compaction.md:
+
+* *Fan-in.*  Runs of one level are left side by side until there are ``fan_in`` of them,
+  then merged into one run of the next level; where that run would be the last that the
+  next level has been waiting for, its runs are taken along.  So a record is rewritten
+  at most once for each level.  The oldest run is left out, unless it is a flush.
+* *Space.*  Everything is merged into one run once the tables take (1 + ``space_ratio``)
+  times what is alive in the oldest run.
 """
 
 from __future__ import annotations
@@ -35,24 +38,45 @@ def choose(
 ) -> Task | None:
     """Return the next merge, None when there is nothing to do.
 
-    Runs that hold a table whose number is ``quarantined`` are left alone.
+    Runs that hold a table whose number is ``quarantined`` are left alone.  The newest
+    runs come first, since they are the smallest and multiply fastest.
     """
     runs = version.runs
     sound = [not any(table.number in quarantined for table in run.tables) for run in runs]
-    if len(runs) > 1 and runs[-1].level > 0 and all(sound):
-        newer = sum(run.size for run in runs[:-1])
-        buried = sum(run.tombstones for run in runs[:-1])
-        if newer >= options.space_ratio * runs[-1].size or 2 * buried > runs[-1].puts:
-            return everything(version)
+    if all(sound) and _takes_too_much_space(runs, options.space_ratio):
+        return everything(version)
+    # Few small flushes are no reason to write a large run again.
+    tiers = len(runs) - 1 if runs and runs[-1].level else len(runs)
     start = 0
-    while start < len(runs):
+    while start < tiers:
         level, stop = runs[start].level, start
-        while stop < len(runs) and runs[stop].level == level and sound[stop]:
-            stop += 1
-        if stop - start >= options.fan_in:
-            return Task(runs[start:stop], level + 1, stop == len(runs))
-        start = max(stop, start + 1)
+        while True:
+            end = stop
+            while end < tiers and runs[end].level == level and sound[end]:
+                end += 1
+            # What is taken already will be one run of this level.
+            if end - stop + (stop > start) < options.fan_in:
+                break
+            level, stop = level + 1, end
+        if stop > start:
+            return Task(runs[start:stop], level, stop == len(runs))
+        start = max(end, start + 1)
     return None
+
+
+def _takes_too_much_space(runs: tuple[Run, ...], space_ratio: float) -> bool:
+    """Tell whether the tables take (1 + ``space_ratio``) times what must be alive.
+
+    Each tombstone is taken to have killed a record of the oldest run, of mean size; what
+    newer runs have overwritten there is not known, but is in them again.  An oldest run of
+    level 0 waits for the fan-in: there are a few MemTables' worth, whatever is alive.
+    """
+    if len(runs) < 2 or runs[-1].level == 0:
+        return False
+    *newer, oldest = runs
+    killed = sum(run.tombstones for run in newer) / max(1, oldest.puts)
+    size = sum(run.size for run in runs)
+    return size >= (1 + space_ratio) * oldest.size * (1 - killed)
 
 
 def everything(version: Version) -> Task | None:
@@ -60,4 +84,4 @@ def everything(version: Version) -> Task | None:
     runs = version.runs
     if not runs or (len(runs) == 1 and not runs[0].tombstones):
         return None
-    return Task(runs, max(1, runs[0].level, runs[-1].level), drop_tombstones=True)
+    return Task(runs, max(1, *(run.level for run in runs)), drop_tombstones=True)
