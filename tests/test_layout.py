@@ -30,9 +30,10 @@ ORDER = """
     engine
     engine.record engine.filenames engine.filesystem engine.options engine.version
     engine.kernel.tables engine.kernel.pure engine.kernel.append engine.kernel.scan engine.kernel
-    engine.positioned engine.wal engine.memtable engine.sstable engine.table_writer engine.merge
-    engine.policy engine.manifest engine.compactor engine.lock engine.recovery engine.snapshot
-    engine.tree engine.follower engine.worker engine.log engine.maintenance engine.write_queue
+    engine.positioned engine.wal engine.sorted_keys engine.memtable engine.sstable
+    engine.table_writer engine.merge engine.policy engine.manifest engine.compactor engine.lock
+    engine.recovery engine.snapshot engine.tree
+    engine.follower engine.worker engine.log engine.maintenance engine.write_queue
     engine.write_path engine.storage_engine
     engine.verify
     mapping database

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oblivion_dbm.engine.kernel import replay
-from oblivion_dbm.engine.memtable import Border, Layer, MemTable
+from oblivion_dbm.engine.memtable import FEW, MANY, SLICE, Border, Layer, MemTable
 from oblivion_dbm.engine.record import DELETE, PUT, encode
+from oblivion_dbm.engine.sorted_keys import SortedKeys
+from oblivion_dbm.errors import error
 
 KEYS = st.integers(0, 12).map(lambda number: b"%02d" % number)
 CHANGES = st.lists(st.tuples(KEYS, st.one_of(st.none(), st.binary(max_size=3))), max_size=20)
@@ -67,14 +69,9 @@ def test_chunks_keep_to_their_bounds(
     reverse: bool,
 ) -> None:
     layer = layer_of(dict(changes))
-    layer.order()
     found = [key for keys, _ in layer.chunks(start, stop, reverse, repeat(4)) for key in keys]
     inside = [k for k in layer.records if (start or b"") <= k and (stop is None or k < stop)]
     assert sorted(found) == sorted(inside)
-
-
-def test_a_layer_that_was_never_put_in_order_yields_nothing() -> None:
-    assert list(layer_of({b"a": b"1"}).chunks(None, None, False, repeat(4))) == []
 
 
 @given(CHANGES, CHANGES)
@@ -87,6 +84,28 @@ def test_pouring_a_younger_layer_is_as_if_it_had_been_written_here(
     assert values_of(layer.records) == {**dict(older), **dict(younger)}
     assert list(layer.order()) == sorted(layer.records)
     assert layer.tombstones == {k for k, v in values_of(layer.records).items() if v is None}
+
+
+@given(CHANGES, CHANGES, CHANGES)
+def test_joining_makes_a_new_layer_as_pouring_would_and_changes_neither(
+    below: list[tuple[bytes, bytes | None]],
+    older: list[tuple[bytes, bytes | None]],
+    younger: list[tuple[bytes, bytes | None]],
+) -> None:
+    base = {key: value for key, value in dict(below).items() if value is not None}
+    layer, above = layer_of(dict(older)), layer_of(dict(younger))
+    layer.live_change(base.get)
+    layer.order()
+    records, tombstones = dict(layer.records), set(layer.tombstones)
+    joined = layer.joined(above)
+    assert (layer.records, layer.tombstones) == (records, tombstones)
+    assert values_of(above.records) == dict(younger)
+    layer.pour(above)
+    assert joined.records == layer.records
+    assert joined.tombstones == layer.tombstones
+    assert list(joined.order()) == sorted(joined.records)
+    live = sum(value is not None for value in {**base, **values_of(joined.records)}.values())
+    assert joined.live_change(base.get) == live - len(base)
 
 
 @given(CHANGES, CHANGES, CHANGES)
@@ -109,6 +128,38 @@ def test_a_layer_tells_how_many_keys_it_adds_and_asks_about_each_key_once(
         union = {**base, **values_of(layer.records)}
         live = sum(content is not None for content in union.values())
         assert layer.live_change(value) == live - len(base)
+    assert sorted(asked) == sorted(layer.records)
+
+
+@pytest.mark.parametrize("wrong_at", [1, SLICE, SLICE + 1, 2 * SLICE + 5])
+def test_a_look_up_that_raises_leaves_the_count_right(wrong_at: int) -> None:
+    layer = layer_of({b"%06d" % number: b"" for number in range(2 * SLICE + 10)})
+    asked = 0
+
+    def value(key: bytes) -> bytes | None:
+        nonlocal asked
+        asked += 1
+        if asked == wrong_at:
+            raise error("damaged")
+        return b"" if key < b"000100" else None
+
+    with pytest.raises(error, match="damaged"):
+        layer.live_change(value)
+    assert layer.live_change(value) == 2 * SLICE + 10 - 100
+    assert asked < len(layer.records) + SLICE + 1
+
+
+def test_a_key_that_comes_while_keys_are_counted_is_counted_too() -> None:
+    layer = layer_of({b"%02d" % number: b"" for number in range(10)})
+    asked: list[bytes] = []
+
+    def value(key: bytes) -> bytes | None:
+        if not asked:
+            write(layer, b"new", b"1")  # what a signal handler may do
+        asked.append(key)
+        return None
+
+    assert layer.live_change(value) == 11
     assert sorted(asked) == sorted(layer.records)
 
 
@@ -158,15 +209,16 @@ def test_freezing_twice_with_nothing_between_gives_the_same_border(memtable: Mem
     assert memtable.freeze() is not border
 
 
-def test_settling_never_pours_over_a_border_that_is_held(memtable: MemTable) -> None:
+def test_settling_never_joins_what_a_held_border_parts(memtable: MemTable) -> None:
     held = []
     for number in range(4):
         write(memtable.top, b"%d" % number, b"")
         held.append(memtable.freeze())
     assert len(memtable.layers) == 5
-    del held[1]
+    before = [[values_of(layer.records) for layer in border.layers] for border in held]
+    del held[1], before[1]
     memtable.settle()
-    assert [len(border.layers) for border in held] == [1, 3, 4]
+    assert [[values_of(layer.records) for layer in border.layers] for border in held] == before
     assert [sorted(values_of(layer.records)) for layer in memtable.layers] == [
         [],
         [b"3"],
@@ -213,6 +265,157 @@ def test_borders_show_for_ever_what_was_there_and_the_stack_shows_everything(
             assert found == expected
 
 
+def flat(border: Border) -> dict[bytes, bytes | None]:
+    found: dict[bytes, bytes | None] = {}
+    for layer in reversed(border.layers):
+        found.update(values_of(layer.records))
+    return found
+
+
+def test_a_walk_over_a_held_border_is_not_disturbed_when_one_below_it_goes(
+    memtable: MemTable,
+) -> None:
+    for number in range(0, 200, 2):
+        write(memtable.top, b"%03d" % number, b"")
+    older = memtable.freeze()
+    for number in range(1, 100, 2):
+        write(memtable.top, b"%03d" % number, b"")
+    border = memtable.freeze()
+    bottom = border.layers[-1]
+    walk = bottom.chunks(None, None, False, repeat(10))
+    found = next(walk)[0]
+    del older
+    for number in range(3):  # what is below the held border is joined now
+        write(memtable.top, b"%03d" % number, None)
+        memtable.freeze()
+    assert len(memtable.layers) == 3
+    found += [key for keys, _ in walk for key in keys]
+    assert found == [b"%03d" % number for number in range(0, 200, 2)]
+    assert flat(border) == {b"%03d" % n: b"" for n in range(200) if n < 100 or n % 2 == 0}
+
+
+def test_freezing_a_full_layer_moves_nothing(memtable: MemTable) -> None:
+    write(memtable.top, b"first", b"")
+    memtable.freeze()
+    for number in range(FEW + 1):
+        write(memtable.top, b"%d" % number, b"")
+    full = memtable.top
+    border = memtable.freeze()
+    assert border.layers[0] is full
+    assert len(border.layers) == 2
+    assert len(full.ordered) == 0
+
+
+def test_a_loop_of_popitem_keeps_to_two_layers(memtable: MemTable) -> None:
+    for number in range(2 * FEW):
+        write(memtable.top, b"%04d" % number, b"")
+    bottom = memtable.top
+    for number in range(2 * FEW):
+        memtable.freeze()
+        write(memtable.top, b"%04d" % number, None)
+        assert len(memtable.layers) == 2
+        assert memtable.layers[-1] is bottom
+
+
+@pytest.mark.parametrize("window", [0, 1, 3, 20])
+@pytest.mark.parametrize("step", [1, FEW // 2, 2 * FEW])
+def test_sliding_windows_of_borders_leave_few_layers(window: int, step: int) -> None:
+    memtable = MemTable()
+    held: list[tuple[Border, int]] = []
+    total = 0
+    for _ in range(400):
+        for _ in range(step):
+            write(memtable.top, b"%d" % total, b"")
+            total += 1
+        held.append((memtable.freeze(), total))
+        del held[: max(0, len(held) - window)]
+        assert len(memtable.layers) <= window + 2 * MANY + 4
+    for border, count in held:
+        assert sum(len(layer.records) for layer in border.layers) == count
+    assert len(memtable.merged()) == total
+    assert memtable.check() == []
+
+
+def test_an_old_border_that_stays_is_not_in_the_way(memtable: MemTable) -> None:
+    write(memtable.top, b"old", b"")
+    old = memtable.freeze()
+    for number in range(1000):
+        write(memtable.top, b"%d" % number, b"")
+        memtable.freeze()
+        assert len(memtable.layers) == 3
+    assert flat(old) == {b"old": b""}
+
+
+def test_a_sealed_memtable_stays_as_it_is(memtable: MemTable) -> None:
+    write(memtable.top, b"a", b"1")
+    memtable.freeze()
+    write(memtable.top, b"b", b"2")
+    memtable.seal()
+    layers = memtable.layers
+    border = memtable.freeze()
+    memtable.mend()
+    assert border.layers is memtable.layers is layers
+    assert flat(border) == {b"a": b"1", b"b": b"2"}
+
+
+def test_merging_one_filled_layer_copies_nothing(memtable: MemTable) -> None:
+    write(memtable.top, b"a", b"1")
+    records = memtable.top.records
+    border = memtable.freeze()
+    assert memtable.merged() is records
+    write(memtable.top, b"b", b"1")
+    assert memtable.merged() is not records
+    assert values_of(memtable.merged()) == {b"a": b"1", b"b": b"1"}
+    assert flat(border) == {b"a": b"1"}
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+def test_pouring_that_was_interrupted_comes_to_its_end(
+    memtable: MemTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3 * FEW):
+        write(memtable.top, b"%d" % number, b"1")
+        if number % (FEW + 1) == FEW:
+            memtable.freeze()
+    assert len(memtable.layers) == 3
+    memtable.top.records.pop(b"%d" % (3 * FEW - 1))  # so that the top layer is poured
+    write(memtable.top, b"0", None)
+    expected = values_of(memtable.merged())
+
+    def interrupted(older: Layer, younger: Layer) -> None:
+        older.records.update(younger.records)
+        raise Interrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Layer, "pour", interrupted)
+        with pytest.raises(Interrupt):
+            memtable.freeze()
+    assert values_of(memtable.merged()) == expected
+    memtable.mend()
+    assert memtable.check() == []
+    live = sum(value is not None for value in expected.values())
+    assert live_keys_of(memtable) == live
+    assert flat(memtable.freeze()) == expected
+    assert live_keys_of(memtable) == live
+
+
+def live_keys_of(memtable: MemTable) -> int:
+    """Count as the tree does, over nothing."""
+    changes = []
+    for place, layer in enumerate(memtable.layers, 1):
+        below = memtable.layers[place:]
+
+        def value(key: bytes, below: tuple[Layer, ...] = below) -> bytes | None:
+            found = next((layer.records[key] for layer in below if key in layer.records), b"\2")
+            return found if found[0] == PUT else None
+
+        changes.append(layer.live_change(value))
+    return sum(changes)
+
+
 def test_a_reset_forgets_everything_and_may_hide_what_is_older(memtable: MemTable) -> None:
     write(memtable.top, b"a", b"1")
     border = memtable.freeze()
@@ -248,9 +451,7 @@ def spoil_tombstones(memtable: MemTable) -> None:
 
 
 def spoil_order(memtable: MemTable) -> None:
-    order = memtable.top.order()
-    order.add(b"zz")
-    order.discard(b"a")
+    memtable.top.ordered = SortedKeys().with_keys([b"zz"])
 
 
 @pytest.mark.parametrize("spoil", [spoil_tombstones, spoil_order])
@@ -264,7 +465,6 @@ def test_a_broken_invariant_is_found(memtable: MemTable, spoil: Callable[[MemTab
 
 def test_sizes_of_chunks_are_asked_for_one_by_one() -> None:
     layer = layer_of({b"%02d" % number: b"" for number in range(10)})
-    layer.order()
     given: list[int] = []
 
     def sizes() -> Iterator[int]:

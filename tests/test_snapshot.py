@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from oblivion_dbm.engine.filesystem import FileSystem
 from oblivion_dbm.engine.kernel import SHAPES
 from oblivion_dbm.engine.memtable import Layer
 from oblivion_dbm.engine.record import DELETE, PUT, encode
-from oblivion_dbm.engine.snapshot import Scan, Snapshot
+from oblivion_dbm.engine.snapshot import Scan, Snapshot, look_up_in
 from oblivion_dbm.engine.sstable import SSTable
 from oblivion_dbm.engine.table_writer import TableWriter
+from oblivion_dbm.engine.tree import Tree
 
 Table = dict[bytes, bytes | None]
 KEYS = st.integers(0, 30).map(lambda number: b"%02d" % number)
@@ -31,8 +33,16 @@ def record(key: bytes, value: bytes | None) -> bytes:
 def layer_of(table: Table) -> Layer:
     layer = Layer()
     layer.records.update((key, record(key, value)) for key, value in table.items())
-    layer.order()
+    layer.tombstones.update(key for key, value in table.items() if value is None)
     return layer
+
+
+def snapshot_of(
+    layers: Sequence[Layer], runs: Sequence[list[SSTable]], live: int | None = None
+) -> Snapshot:
+    probes = tuple(Tree.probe_run(run) for run in runs if run)
+    runs = [run for run in runs if run]
+    return Snapshot(layers, runs, look_up_in(layers, 7, probes), live=live)
 
 
 def run_of(folder: Path, table: Table, part_size: int) -> list[SSTable]:
@@ -68,7 +78,7 @@ def test_a_snapshot_is_its_layers_over_its_runs(
 ) -> None:
     start, stop, reverse, part_size = how
     folder = tmp_path_factory.mktemp("tables")
-    snapshot = Snapshot(
+    snapshot = snapshot_of(
         [layer_of(layer) for layer in layers], [run_of(folder, run, part_size) for run in runs]
     )
     model: Table = {}
@@ -80,6 +90,10 @@ def test_a_snapshot_is_its_layers_over_its_runs(
     scan = Scan(snapshot).items(SHAPES["pairs"], start, stop, reverse)
     live = [(key, value) for key in inside if (value := model[key]) is not None]
     assert list(scan) == sorted(live, reverse=reverse)
+    assert {key: snapshot.lookup.value(key) for key in model} == model
+    everything = [key for key, value in model.items() if value is not None]
+    assert snapshot.count() == snapshot.count() == len(everything)
+    assert snapshot.first() == min(everything, default=None)
 
 
 def test_only_tables_within_the_bounds_are_read(tmp_path: Path) -> None:
@@ -87,7 +101,7 @@ def test_only_tables_within_the_bounds_are_read(tmp_path: Path) -> None:
     run = run_of(tmp_path, table, 10)
     run[0].close()
     run[2].close()
-    snapshot = Snapshot([], [run])
+    snapshot = snapshot_of([], [run])
     assert flat(snapshot.chunks(b"10", b"20"), False) == sorted(table)[10:20]
     assert flat(snapshot.chunks(b"10", b"20", True), True) == sorted(table)[19:9:-1]
     with pytest.raises(ValueError, match=r"closed|released"):
@@ -95,7 +109,7 @@ def test_only_tables_within_the_bounds_are_read(tmp_path: Path) -> None:
 
 
 def scan_of(count: int, reverse: bool = False) -> tuple[Scan, Iterator[bytes]]:
-    scan = Scan(Snapshot([layer_of({b"%04d" % number: b"" for number in range(count)})], []))
+    scan = Scan(snapshot_of([layer_of({b"%04d" % number: b"" for number in range(count)})], []))
     return scan, scan.items(SHAPES["keys"], None, None, reverse)
 
 
@@ -120,3 +134,38 @@ def test_a_scan_of_nothing_ends_by_itself_or_raises_once_ended() -> None:
     scan.end(EndedError("ended"))
     with pytest.raises(EndedError):
         next(items)
+
+
+def test_a_snapshot_that_has_ended_raises_from_every_side_and_holds_nothing() -> None:
+    layer = layer_of({b"a": b"1", b"b": b"2"})
+    snapshot = snapshot_of([layer], [])
+    begun, fresh = (snapshot.scan(SHAPES["pairs"], None, None, False) for _ in range(2))
+    assert next(begun) == (b"a", b"1")
+    snapshot.end(EndedError("ended"))
+    calls: list[Callable[[], object]] = [snapshot.check, snapshot.count, snapshot.first]
+    calls += [lambda: next(begun), lambda: next(fresh), lambda: snapshot.lookup.value(b"a")]
+    calls += [lambda: snapshot.scan(SHAPES["pairs"], None, None, False)]
+    for call in calls:
+        with pytest.raises(EndedError, match="ended"):
+            call()
+    assert (snapshot.layers, snapshot.runs, snapshot.held) == ((), (), None)
+
+
+def test_a_count_that_is_known_below_is_believed() -> None:
+    assert snapshot_of([layer_of({b"a": b"1"})], [], live=41).count() == 42
+
+
+def test_two_threads_may_put_a_layer_in_order_at_once() -> None:
+    layer = layer_of({b"%05d" % (number * 7919 % 20_000): b"" for number in range(20_000)})
+    snapshot = snapshot_of([layer], [])
+    found: list[list[bytes]] = []
+
+    def walk() -> None:
+        found.append(list(snapshot.scan(SHAPES["keys"], None, None, False)))
+
+    threads = [threading.Thread(target=walk) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [sorted(layer.records)] * 4

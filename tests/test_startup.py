@@ -24,7 +24,8 @@ OURS = {
         for name in """
             record filenames filesystem options version
             kernel kernel.append kernel.pure kernel.scan kernel.tables
-            wal memtable sstable merge manifest lock recovery snapshot tree follower storage_engine
+            wal sorted_keys memtable sstable merge manifest lock recovery snapshot tree follower
+            storage_engine
         """.split()
     ),
 }

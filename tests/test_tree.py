@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from oblivion_dbm import CorruptionError, error
 from oblivion_dbm.engine.compactor import Compactor
 from oblivion_dbm.engine.filesystem import FileSystem
-from oblivion_dbm.engine.kernel import SHAPES, replay
+from oblivion_dbm.engine.kernel import SHAPES, Lookup, replay
 from oblivion_dbm.engine.manifest import Manifest
 from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.options import Options
@@ -156,6 +157,18 @@ def test_adopting_opens_what_is_new_and_keeps_what_is_open(forest: Forest) -> No
     assert contents(tree) == {b"b": b"1"}
 
 
+def test_tables_may_be_opened_before_they_are_adopted(forest: Forest) -> None:
+    tree = forest.tree({b"a": b"1"})
+    newer = tree.version.replace(runs=(forest.run({b"b": b"1"}), *tree.version.runs))
+    tables = tree.open_tables(newer)
+    assert contents(tree) == {b"a": b"1"}
+    assert len(tree.tables) == 1
+    tree.adopt(newer, tables)
+    tree.show()
+    assert contents(tree) == {b"a": b"1", b"b": b"1"}
+    assert tree.tables is tables
+
+
 def test_a_version_that_does_not_open_is_not_adopted(forest: Forest) -> None:
     tree = forest.tree({b"a": b"1"})
     before = tree.version
@@ -170,6 +183,114 @@ def test_a_version_that_does_not_open_is_not_adopted(forest: Forest) -> None:
     tree.show()
     assert tree.version == before
     assert contents(tree) == {b"a": b"1"}
+
+
+def test_a_snapshot_has_all_that_a_read_needs(forest: Forest) -> None:
+    tree = forest.tree({b"a": b"1", b"b": b"1"}, {b"c": b"1"})
+    write(tree.memtables[0], {b"b": None, b"d": b"2"})
+    snapshot = tree.snapshot(41)
+    write(tree.memtables[0], {b"a": None, b"d": None, b"e": b"3"})
+    merged = forest.run({b"a": b"1", b"b": b"1", b"c": b"1"})
+    version = tree.version.replace(runs=(merged,))
+    tree.adopt(version, tree.open_tables(version))
+    tree.show()
+    assert snapshot.sequence == 41
+    found = {key: snapshot.lookup.value(key) for key in (b"a", b"b", b"c", b"d", b"e")}
+    assert found == {b"a": b"1", b"b": None, b"c": b"1", b"d": b"2", b"e": None}
+    assert (snapshot.count(), snapshot.first()) == (3, b"a")
+    assert tree.count() == 2
+
+
+def test_a_snapshot_counts_without_disturbing_the_count_of_the_tree(forest: Forest) -> None:
+    tree = forest.tree({b"a": b"1", b"b": b"1"})
+    write(tree.memtables[0], {b"a": None, b"c": b"1"})
+    held = [tree.snapshot()]
+    write(tree.memtables[0], {b"c": None, b"a": b"1", b"d": b"1"})
+    held.append(tree.snapshot())
+    write(tree.memtables[0], {b"d": None, b"e": b"1"})
+    assert tree.count() == 3
+    assert [snapshot.count() for snapshot in held] == [2, 3]
+    assert tree.count() == 3
+
+
+def test_a_snapshot_of_a_cleared_tree_has_no_tables(forest: Forest) -> None:
+    tree = forest.tree({b"a": b"1"})
+    tree.memtables[0].reset(cleared=True)
+    snapshot = tree.snapshot()
+    assert (snapshot.count(), snapshot.first(), list(snapshot.runs)) == (0, None, [])
+    assert snapshot.lookup.value(b"a") is None
+
+
+def sealed(tree: Tree) -> MemTable:
+    """Do what rotation does."""
+    oldest = tree.memtables[0]
+    oldest.seal()
+    tree.memtables.insert(0, MemTable())
+    tree.show()
+    return oldest
+
+
+def test_live_keys_are_counted_before_a_memtable_becomes_a_table(forest: Forest) -> None:
+    tree = forest.tree({b"a": b"1", b"b": b"1"})
+    write(tree.memtables[0], {b"a": None, b"c": b"1"})
+    held = tree.snapshot()
+    write(tree.memtables[0], {b"c": None, b"d": b"1", b"never": None})
+    oldest = sealed(tree)
+    assert tree.live_once_flushed(oldest) is None, "nobody has asked"
+    assert tree.count() == 2
+    write(tree.memtables[0], {b"b": None, b"e": b"1"})
+    assert tree.live_once_flushed(oldest) == 2
+    assert tree.count() == 2
+    assert held.count() == 2
+    tree.memtables[0].reset(cleared=True)
+    assert tree.live_once_flushed(oldest) is None
+
+
+def test_counting_a_sealed_memtable_goes_on_beside_everything_else(forest: Forest) -> None:
+    tree = forest.tree({b"%04d" % number: b"1" for number in range(0, 1000, 3)})
+    tree.count()
+    write(tree.memtables[0], {b"%04d" % number: b"2" for number in range(0, 2000, 2)})
+    held = tree.snapshot()
+    write(tree.memtables[0], {b"%04d" % number: None for number in range(0, 2000, 5)})
+    oldest = sealed(tree)
+    live = len(contents(tree))
+    found: list[int | None] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(tree.live_once_flushed(oldest)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for number in range(200):
+        write(tree.memtables[0], {b"x%04d" % number: b"3"})
+        assert tree.count() == live + number + 1
+        assert len(contents(tree)) == live + number + 1
+    for thread in threads:
+        thread.join()
+    assert found == [live, live]
+    assert held.count() == len(list(held.scan(SHAPES["keys"], None, None, False)))
+
+
+def test_a_count_of_a_sealed_memtable_that_failed_leaves_the_count_right(
+    forest: Forest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = forest.tree({b"%02d" % number: b"1" for number in range(10)})
+    tree.count()
+    write(tree.memtables[0], {b"%02d" % number: b"2" for number in range(5, 15)})
+    oldest = sealed(tree)
+
+    def fail(lookup: Lookup, key: bytes, runs: object) -> bytes | None:
+        if key == b"12":
+            raise error("damaged")
+        return search(lookup, key, runs)  # type: ignore[arg-type]  # it is what it is
+
+    search = Lookup.search
+    with monkeypatch.context() as patch:
+        patch.setattr(Lookup, "search", fail)
+        with pytest.raises(error, match="damaged"):
+            tree.live_once_flushed(oldest)
+    assert tree.count() == 15
+    assert tree.live_once_flushed(oldest) == 15
 
 
 def test_tables_and_layers_are_let_go_once_no_scan_needs_them(forest: Forest) -> None:

@@ -294,7 +294,7 @@ class Maintenance:
             assert live is not None
         if memtable.log != live.number:
             memtable.last_sequence = live.first_sequence
-            memtable.lower_floor()
+            memtable.seal()
             following = MemTable(memtable.floor)
             following.log = live.number
             self._tree.memtables.insert(0, following)

@@ -9,33 +9,130 @@ from __future__ import annotations
 
 from itertools import chain
 
+from oblivion_dbm.engine.kernel import Lookup, live_keys
 from oblivion_dbm.engine.merge import growing_sizes, merge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
+    from weakref import WeakSet
 
     from oblivion_dbm.engine.kernel import Shape
+    from oblivion_dbm.engine.kernel.pure import RunProbe
     from oblivion_dbm.engine.memtable import Layer
     from oblivion_dbm.engine.merge import Chunk
     from oblivion_dbm.engine.sstable import SSTable
 
 
-class Snapshot:
-    """Layers and runs, each newest first.
+class Ended:
+    """Stands where a MemTable's dict was, and raises for every look-up."""
 
-    ``held`` is whatever must stay alive as long as the snapshot.
+    __slots__ = ("problem",)
+
+    def __init__(self, problem: Exception) -> None:
+        self.problem = problem
+
+    def get(self, _: bytes) -> bytes:
+        """Raise."""
+        # A new one each time: a traceback grows with every raise.
+        raise type(self.problem)(*self.problem.args)
+
+
+class Snapshot:
+    """Layers and runs, each newest first, and how to look up in them.
+
+    ``live`` is the number of keys with a value in the runs, None where nobody
+    knows; ``held`` is whatever must stay alive as long as the snapshot.  Any
+    number of threads may use one, and it takes no lock.
     """
 
-    __slots__ = ("held", "layers", "runs")
+    __slots__ = (
+        "__weakref__",
+        "_count",
+        "_live",
+        "_scans",
+        "ended",
+        "held",
+        "layers",
+        "lookup",
+        "runs",
+        "sequence",
+    )
 
     def __init__(
-        self, layers: Sequence[Layer], runs: Sequence[Sequence[SSTable]], held: object = None
+        self,
+        layers: Sequence[Layer],
+        runs: Sequence[Sequence[SSTable]],
+        lookup: Lookup,
+        *,
+        live: int | None = None,
+        held: object = None,
     ) -> None:
         self.layers = layers
         self.runs = runs
+        self.lookup = lookup
         self.held = held
+        #: The sequence number of the state, for those who know it.
+        self.sequence = 0
+        self.ended: Exception | None = None
+        self._live = live
+        self._count: int | None = None
+        self._scans: WeakSet[Scan] | None = None
+
+    def check(self) -> None:
+        """Raise if the snapshot has ended."""
+        if self.ended is not None:
+            raise type(self.ended)(*self.ended.args)
+
+    def count(self) -> int:
+        """Return the number of keys with a value.
+
+        The first call looks up each key of the layers that nobody has counted
+        yet, and walks the runs if nobody knows how many live keys they hold.
+        """
+        self.check()
+        if self._count is None:
+            live = count_live(self.runs) if self._live is None else self._live
+            _, _, probes = self.lookup.view
+            self._count = live + sum(live_changes(self.layers, self.lookup.seed, probes))
+        return self._count
+
+    def first(self) -> bytes | None:
+        """Return the smallest key with a value, None when there is none."""
+        self.check()
+        for keys, records in self.chunks(None, None):
+            live = live_keys(keys, records)
+            if live:
+                return live[0]
+        return None
+
+    def scan(
+        self,
+        shape: Shape,
+        start: bytes | None,
+        stop: bytes | None,
+        reverse: bool,
+        owner: object = None,
+    ) -> Iterator[Any]:
+        """Return an iterator of items of [start, stop), which keeps ``owner`` alive."""
+        from weakref import WeakSet
+
+        self.check()
+        if self._scans is None:
+            self._scans = WeakSet()
+        scan = Scan(self, owner)
+        self._scans.add(scan)
+        return scan.items(shape, start, stop, reverse)
+
+    def end(self, problem: Exception) -> None:
+        """Let every later read, iterators included, raise ``problem``; let go of all."""
+        self.ended = problem
+        self.lookup.view = (Ended(problem), (), ())
+        for scan in list(self._scans or ()):
+            scan.end(problem)
+        self.layers = self.runs = ()
+        self.held = None
 
     def chunks(
         self, start: bytes | None, stop: bytes | None, reverse: bool = False
@@ -59,6 +156,24 @@ class Snapshot:
         else:
             for keys, records in self.chunks(start, stop, reverse):
                 yield shape.take(keys, records)
+
+
+def look_up_in(layers: Sequence[Layer], seed: int, probes: tuple[RunProbe, ...]) -> Lookup:
+    """Return what looks up in layers over runs."""
+    top, *older = [layer.records for layer in layers] or [{}]
+    return Lookup(seed, (top, tuple(older), probes))
+
+
+def live_changes(layers: Sequence[Layer], seed: int, probes: tuple[RunProbe, ...]) -> Iterator[int]:
+    """Yield how many keys each layer, the newest first, adds to what is below it."""
+    for place, layer in enumerate(layers, 1):
+        yield layer.live_change(look_up_in(layers[place:], seed, probes).value)
+
+
+def count_live(runs: Sequence[Sequence[SSTable]]) -> int:
+    """Return the number of keys with a value in runs.  A walk over all of them."""
+    chunks = merge([_run_chunks(tables, None, None, False) for tables in runs])
+    return sum(len(live_keys(keys, records)) for keys, records in chunks)
 
 
 def _run_chunks(

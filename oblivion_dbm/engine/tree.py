@@ -8,8 +8,15 @@ lock, but for reads through the lookup.
 from __future__ import annotations
 
 from oblivion_dbm.engine.kernel import Lookup, live_keys
-from oblivion_dbm.engine.memtable import MemTable
-from oblivion_dbm.engine.snapshot import Scan, Snapshot
+from oblivion_dbm.engine.memtable import FEW, SOME, MemTable
+from oblivion_dbm.engine.snapshot import (
+    Ended,
+    Scan,
+    Snapshot,
+    count_live,
+    live_changes,
+    look_up_in,
+)
 from oblivion_dbm.engine.sstable import SSTable
 
 TYPE_CHECKING = False
@@ -25,19 +32,6 @@ if TYPE_CHECKING:
     from oblivion_dbm.engine.version import Version
 
 
-class Ended:
-    """Stands where a MemTable's dict was, and raises for every look-up."""
-
-    __slots__ = ("problem",)
-
-    def __init__(self, problem: Exception) -> None:
-        self.problem = problem
-
-    def get(self, key: bytes) -> bytes:
-        """Raise."""
-        raise type(self.problem)(*self.problem.args)
-
-
 class Tree:
     """MemTables, newest first, over the runs of ``version``.
 
@@ -49,10 +43,12 @@ class Tree:
         self._directory = directory
         self.memtables: list[MemTable] = [MemTable()]
         self.tables: dict[int, SSTable] = {}
+        self._runs: list[list[SSTable]] = []
         self._run_probes: tuple[RunProbe, ...] = ()
         #: Somebody has asked for the count, so it is kept from then on.
         self.counting = False
-        self._scans: WeakSet[Scan] | None = None
+        #: What ends when the tree does.
+        self._open: WeakSet[Scan | Snapshot] | None = None
         self.version = version
         self.ended: Exception | None = None
         #: Who writes to the top layer, if anybody does.
@@ -61,12 +57,13 @@ class Tree:
         self.adopt(version, self.open_tables(version))
 
     def open_tables(self, version: Version) -> dict[int, SSTable]:
-        """Open what is new in ``version``; needs no lock.  Returns all its tables by number."""
+        """Return the tables of ``version``, those that are new opened.  Needs no lock."""
         tables = {}
+        same_store = self.version.store_id == version.store_id
         for run in version.runs:
             for info in run.tables:
                 table = self.tables.get(info.number)
-                if table is None or table.info != info or self.version.store_id != version.store_id:
+                if table is None or table.info != info or not same_store:
                     store_id = bytes.fromhex(version.store_id)
                     table = SSTable(self._filesystem, self._directory, info, store_id)
                 tables[info.number] = table
@@ -75,13 +72,12 @@ class Tree:
     def adopt(self, version: Version, tables: dict[int, SSTable]) -> None:
         """Read from ``tables``, those of ``version``, from now on."""
         self.tables, self.version = tables, version
-        self._run_probes = tuple(self._probe_run(run) for run in self._runs())
-
-    def _runs(self) -> list[list[SSTable]]:
-        return [[self.tables[info.number] for info in run.tables] for run in self.version.runs]
+        self._runs = [[self.tables[info.number] for info in run.tables] for run in version.runs]
+        self._run_probes = tuple(self.probe_run(run) for run in self._runs)
 
     @staticmethod
-    def _probe_run(tables: list[SSTable]) -> RunProbe:
+    def probe_run(tables: list[SSTable]) -> RunProbe:
+        """Return what looks up in a run."""
         fences = [table.first_key for table in tables] if len(tables) > 1 else None
         return fences, [table.probe() for table in tables]
 
@@ -97,7 +93,7 @@ class Tree:
     @property
     def cleared(self) -> bool:
         """Whether a MemTable hides the tables."""
-        return any(memtable.cleared for memtable in self.memtables)
+        return True in [memtable.cleared for memtable in self.memtables]
 
     def show(self) -> None:
         """Let reads see the present state, and writes go to the top layer."""
@@ -117,30 +113,43 @@ class Tree:
         if self.appender is not None:
             self.appender.limit = -1
 
-    def snapshot(self) -> Snapshot:
-        """Freeze the present state, in order.
+    def snapshot(self, sequence: int = 0) -> Snapshot:
+        """Return the present state at ``sequence``, to be kept; it ends when the tree does.
 
-        O(1) when nothing was written since the last one, else what it costs
-        to put what was written in order.
+        O(tables), whatever the number of records.
         """
+        snapshot = self._freeze(FEW)
+        snapshot.sequence = sequence
+        self._ends_with_this(snapshot)
+        return snapshot
+
+    def _freeze(self, most: int) -> Snapshot:
         held: list[Border] = []
         layers: list[Layer] = []
+        runs, probes, live = self._runs, self._run_probes, self.version.live
         self._hold_writes()
         try:
             for memtable in self.memtables:
-                held.append(memtable.freeze())
+                held.append(memtable.freeze(most))
                 layers += held[-1].layers
                 if memtable.cleared:
+                    runs, probes, live = [], (), 0
                     break
         finally:
             self.show()
-        for layer in layers:
-            layer.order()
-        return Snapshot(layers, [] if self.cleared else self._runs(), held)
+        lookup = look_up_in(layers, self.version.seed, probes)
+        return Snapshot(layers, runs, lookup, live=live, held=held)
+
+    def _ends_with_this(self, reader: Scan | Snapshot) -> None:
+        if self._open is None:
+            from weakref import WeakSet
+
+            self._open = WeakSet()
+        self._open.add(reader)
 
     def first(self) -> bytes | None:
         """Return the smallest key with a value, None when there is none."""
-        snapshot = self.snapshot()
+        snapshot = self._freeze(SOME)
         newest = self.memtables[0]
         for keys, records in snapshot.chunks(newest.floor, None):
             live = live_keys(keys, records)
@@ -157,42 +166,40 @@ class Tree:
         at the keys that are new.
         """
         self.counting = True
-        return self.base_count() + sum(self.layer_changes())
+        live = self.base_count()
+        self._mend()
+        probes = () if self.cleared else self._run_probes
+        return live + sum(live_changes(self.layers(), self.version.seed, probes))
 
     def base_count(self) -> int:
         """Return the number of keys with a value in the tables that count."""
         if self.cleared:
             return 0
         if self.version.live is None:
-            chunks = Snapshot((), self._runs()).chunks(None, None)
-            live = sum(len(live_keys(keys, records)) for keys, records in chunks)
-            self.version = self.version.replace(live=live)
+            self.version = self.version.replace(live=count_live(self._runs))
         assert self.version.live is not None
         return self.version.live
 
-    def layer_changes(self) -> list[int]:
-        """Return how many keys each layer that counts adds to what is below it."""
-        # What an interrupt left half poured would be counted in two layers.
+    def _mend(self) -> None:
+        """Let no key be in two layers because an exception interrupted the pouring of one."""
         self._hold_writes()
         for memtable in self.memtables:
-            memtable.settle()
+            memtable.mend()
         self.show()
-        layers = self.layers()
-        runs = () if self.cleared else self._run_probes
-        changes = []
-        for place, layer in enumerate(layers):
-            below = tuple(older.records for older in layers[place + 1 :])
-            changes.append(layer.live_change(Lookup(self.version.seed, ({}, below, runs)).value))
-        return changes
 
     def live_once_flushed(self, memtable: MemTable) -> int | None:
         """Return the live keys in the tables once ``memtable``, the oldest, is one.
 
-        None where nobody has asked for a count, or a clear makes it meaningless.
+        None where nobody has asked for a count, and where a clear makes it
+        meaningless.  Needs no lock where ``memtable`` is sealed: then nothing
+        changes but how many of its keys have been looked up.
         """
-        if not self.counting or self.cleared:
+        version, probes = self.version, self._run_probes
+        if not self.counting or version.live is None or self.cleared:
             return None
-        return self.base_count() + sum(self.layer_changes()[-len(memtable.layers) :])
+        if not memtable.sealed:
+            self._mend()
+        return version.live + sum(live_changes(memtable.layers, version.seed, probes))
 
     def scan(
         self,
@@ -206,12 +213,8 @@ class Tree:
 
         ``owner`` is kept alive as long as the iterator is.
         """
-        from weakref import WeakSet
-
-        if self._scans is None:
-            self._scans = WeakSet()
-        scan = Scan(self.snapshot(), owner)
-        self._scans.add(scan)
+        scan = Scan(self._freeze(SOME), owner)
+        self._ends_with_this(scan)
         return scan.items(shape, start, stop, reverse)
 
     def check(self) -> None:
@@ -224,8 +227,9 @@ class Tree:
         """Let every later read, iterators included, raise ``problem``; let go of all."""
         self.ended = problem
         self.lookup.view = (Ended(problem), (), ())
-        for scan in list(self._scans or ()):
-            scan.end(problem)
+        for reader in list(self._open or ()):
+            reader.end(problem)
         self.memtables = [MemTable()]
         self.tables = {}
+        self._runs = []
         self._run_probes = ()
