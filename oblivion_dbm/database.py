@@ -11,10 +11,11 @@ import sys
 from _operator import index
 from errno import ENOENT
 
+from oblivion_dbm.bytes_like import to_bytes
 from oblivion_dbm.engine.options import FULL, OFF, Options
 from oblivion_dbm.engine.storage_engine import open_store, remove_store
 from oblivion_dbm.errors import error
-from oblivion_dbm.mapping import OrderedMapping, to_bytes
+from oblivion_dbm.mapping import OrderedMapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from oblivion_dbm.mapping import Bytes, Pair
+    from oblivion_dbm.bytes_like import Bytes
+    from oblivion_dbm.mapping import Pair
 
     Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import ItemsView, MutableMapping, ValuesView
 
-from oblivion_dbm.engine.record import LONGEST
+from oblivion_dbm.bytes_like import after_prefix, to_bound, to_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,42 +20,14 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    Bytes = str | bytes | bytearray | memoryview
+    from oblivion_dbm.bytes_like import Bytes
+
     Pair = tuple[bytes, bytes]
 
 #: Bytes of keys and values that ``load`` writes as one group.
 LOAD_GROUP = 1 << 20
 
 _MISSING: Any = object()
-
-
-def to_bytes(given: Bytes, name: str) -> bytes:
-    """Return ``given`` as exact bytes; ``name`` says what it is, for the error.
-
-    Raises TypeError for anything but str, bytes, bytearray and memoryview, and
-    ValueError for more than 4,294,967,295 bytes.
-    """
-    if isinstance(given, str):
-        return given.encode("utf-8")
-    if isinstance(given, memoryview):
-        length = given.nbytes
-    elif isinstance(given, (bytes, bytearray)):
-        length = len(given)
-    else:
-        raise TypeError(f"{name}s are str or bytes-like, not {type(given).__name__}")
-    if length > LONGEST:
-        raise ValueError(f"the {name} has {length} bytes; the limit is {LONGEST}")
-    return bytes(given)
-
-
-def after_prefix(prefix: bytes) -> bytes | None:
-    """Return the smallest key above all that begin with ``prefix``; None: there is none."""
-    shorter = prefix.rstrip(b"\xff")
-    return shorter[:-1] + bytes([shorter[-1] + 1]) if shorter else None
-
-
-def _bound(given: Bytes | None) -> bytes | None:
-    return None if given is None else to_bytes(given, "key")
 
 
 class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as str, come out as bytes
@@ -127,7 +99,7 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
     def _range(
         start: Bytes | None, stop: Bytes | None, prefix: Bytes | None
     ) -> tuple[bytes | None, bytes | None]:
-        low, high = _bound(start), _bound(stop)
+        low, high = to_bound(start), to_bound(stop)
         if prefix is not None:
             begin = to_bytes(prefix, "key")
             end = after_prefix(begin)
@@ -139,7 +111,7 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
     def _slice(self, part: slice) -> tuple[bytes | None, bytes | None]:
         if part.step is not None:
             raise ValueError("a slice of keys has no step")
-        return _bound(part.start), _bound(part.stop)
+        return to_bound(part.start), to_bound(part.stop)
 
     def __iter__(self) -> Iterator[bytes]:
         """Return an iterator of the keys in order, over the present state."""

@@ -36,7 +36,7 @@ ORDER = """
     engine.follower engine.worker engine.log engine.maintenance engine.write_queue
     engine.write_path engine.storage_engine
     engine.verify
-    mapping database
+    bytes_like mapping database
     stdlib dbm shelve convert
     cli
     __init__ __main__
