@@ -14,11 +14,12 @@ Names that a short program does not need (the faces ``dbm`` and ``shelve``,
 from __future__ import annotations
 
 from oblivion_dbm.database import Database, open, remove
-from oblivion_dbm.errors import CorruptionError, error
+from oblivion_dbm.errors import ConflictError, CorruptionError, error
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ConflictError",
     "CorruptionError",
     "Database",
     "dbm",

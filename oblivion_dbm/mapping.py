@@ -1,23 +1,25 @@
 """One ordered mapping, the same methods everywhere.
 
-A store and a prefixed view of it share ``OrderedMapping``; a subclass gives
-``__getitem__``, ``__setitem__`` and ``__delitem__`` for single keys, four
-walks and ``_write``.  Keys and values go in as str (UTF-8) or bytes-like and
-come out as bytes.
+A store, a snapshot, a transaction and a prefixed view of any of them share
+``OrderedMapping``; a subclass gives ``__getitem__``, ``__setitem__`` and
+``__delitem__`` for single keys, four walks and ``_write``.  Keys and values go
+in as str (UTF-8) or bytes-like and come out as bytes.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import ItemsView, MutableMapping, ValuesView
+from contextlib import contextmanager
 
+from oblivion_dbm.batch import Batch
 from oblivion_dbm.bytes_like import after_prefix, to_bound, to_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import RLock
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from types import TracebackType
+    from contextlib import AbstractContextManager
     from typing import Any
 
     from oblivion_dbm.bytes_like import Bytes
@@ -228,6 +230,14 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
         """Return a mapping of the keys that begin with ``prefix``, without it."""
         return Prefixed(self, to_bytes(prefix, "key"))
 
+    def snapshot(self) -> AbstractContextManager[OrderedMapping]:
+        """Return the present state, which nothing changes any more."""
+        raise TypeError(f"a {type(self).__name__} has no snapshots, only the store has")
+
+    def transaction(self) -> AbstractContextManager[OrderedMapping]:
+        """Return a context manager whose reads and writes are one step."""
+        raise TypeError(f"a {type(self).__name__} has no transactions, only the store has")
+
     # The rest of a MutableMapping.
 
     def pop(self, key: Any, default: Any = _MISSING) -> Any:
@@ -302,54 +312,47 @@ class _Values(ValuesView[bytes]):
         return self._mapping._values(None, None, True)
 
 
-class Batch:
-    """Changes that are gathered, checked as they come, and applied as one.
+class StoredMapping(OrderedMapping):
+    """An ordered mapping that looks keys up with one function, ``_value``."""
 
-    Nothing is visible before the ``with`` block ends, all of it after, and
-    nothing if it ends by an exception.  Deleting an absent key is no error.
-    """
+    __slots__ = ()
 
-    __slots__ = ("_changes", "_cleared", "_ended", "_write")
+    _value: Callable[[bytes], bytes | None]
 
-    def __init__(self, write: Callable[[dict[bytes, bytes | None], bool], None]) -> None:
-        self._write = write
-        self._changes: dict[bytes, bytes | None] = {}
-        self._cleared = False
-        self._ended = False
+    def __getitem__(self, key: Any) -> Any:
+        """Return the value of ``key``, or an iterator of (key, value) for a slice.
 
-    def _check_open(self) -> None:
-        if self._ended:
-            raise ValueError("this batch has ended with its with block")
+        Raises KeyError with the key as given, and CorruptionError for a record
+        that is damaged.
+        """
+        if type(key) is bytes:
+            value = self._value(key)
+        elif type(key) is slice:
+            return self._pairs(*self._slice(key))
+        else:
+            value = self._value(to_bytes(key, "key"))
+        if value is None:
+            raise KeyError(key)
+        return value
 
-    def __setitem__(self, key: Bytes, value: Bytes) -> None:
-        self._check_open()
-        self._changes[to_bytes(key, "key")] = to_bytes(value, "value")
+    def get(self, key: Any, default: Any = None) -> Any:
+        """Return the value of ``key``, ``default`` where it has none."""
+        value = self._value(key if type(key) is bytes else to_bytes(key, "key"))
+        return default if value is None else value
 
-    def __delitem__(self, key: Bytes) -> None:
-        self._check_open()
-        self._changes[to_bytes(key, "key")] = None
+    def __contains__(self, key: object) -> bool:
+        """Tell whether ``key`` has a value; TypeError for what can be no key."""
+        exact = key if type(key) is bytes else to_bytes(key, "key")  # type: ignore[arg-type]  # it checks
+        return self._value(exact) is not None
 
-    def clear(self) -> None:
-        """Remove everything, the changes gathered so far included."""
-        self._check_open()
-        self._changes.clear()
-        self._cleared = True
+    def __copy__(self) -> StoredMapping:
+        raise TypeError(f"a {type(self).__name__} cannot be copied: it stands for one thing only")
 
-    def __enter__(self) -> Batch:
-        self._ended = False
-        return self
+    def __deepcopy__(self, memo: object) -> StoredMapping:
+        return self.__copy__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ended = True
-        changes, self._changes = self._changes, {}
-        cleared, self._cleared = self._cleared, False
-        if kind is None and (changes or cleared):
-            self._write(changes, cleared)
+    def __reduce__(self) -> str:
+        raise TypeError(f"a {type(self).__name__} cannot be pickled: it is a handle on open files")
 
 
 class Prefixed(OrderedMapping):
@@ -433,6 +436,19 @@ class Prefixed(OrderedMapping):
             full.update((self.prefix + key, value) for key, value in changes.items())
             self._whole._write(full, False)
         self._commit()
+
+    def snapshot(self) -> AbstractContextManager[OrderedMapping]:
+        """Return a context manager that gives this view of a snapshot of the whole."""
+        return self._of(self._whole.snapshot())
+
+    def transaction(self) -> AbstractContextManager[OrderedMapping]:
+        """Return a context manager that gives this view of a transaction on the whole."""
+        return self._of(self._whole.transaction())
+
+    @contextmanager
+    def _of(self, whole: AbstractContextManager[OrderedMapping]) -> Iterator[OrderedMapping]:
+        with whole as mapping:
+            yield mapping.prefixed(self.prefix)
 
     def _check_writable(self) -> None:
         self._whole._check_writable()

@@ -32,11 +32,11 @@ ORDER = """
     engine.kernel.tables engine.kernel.pure engine.kernel.append engine.kernel.scan engine.kernel
     engine.positioned engine.wal engine.sorted_keys engine.memtable engine.sstable
     engine.table_writer engine.merge engine.policy engine.manifest engine.compactor engine.lock
-    engine.recovery engine.snapshot engine.tree
+    engine.recovery engine.snapshot engine.overlay engine.tree
     engine.follower engine.worker engine.log engine.maintenance engine.write_queue
     engine.write_path engine.storage_engine
     engine.verify
-    bytes_like mapping database
+    bytes_like batch mapping snapshot transaction database
     stdlib dbm shelve convert
     cli
     __init__ __main__
@@ -44,6 +44,7 @@ ORDER = """
 
 FRONT_DOOR = {
     "engine.storage_engine",
+    "engine.overlay",
     "engine.options",
     "engine.record",
     "engine.verify",

@@ -13,8 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from oblivion_dbm import Database
+from oblivion_dbm.batch import Batch
 from oblivion_dbm.bytes_like import after_prefix, to_bytes
-from oblivion_dbm.mapping import LOAD_GROUP, Batch, OrderedMapping
+from oblivion_dbm.mapping import LOAD_GROUP, OrderedMapping
 
 KEYS = st.one_of(st.integers(0, 20).map(lambda n: b"%02d" % n), st.binary(max_size=3))
 MODELS = st.dictionaries(KEYS, st.binary(max_size=5), max_size=20)

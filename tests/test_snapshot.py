@@ -139,12 +139,12 @@ def test_a_scan_of_nothing_ends_by_itself_or_raises_once_ended() -> None:
 def test_a_snapshot_that_has_ended_raises_from_every_side_and_holds_nothing() -> None:
     layer = layer_of({b"a": b"1", b"b": b"2"})
     snapshot = snapshot_of([layer], [])
-    begun, fresh = (snapshot.scan(SHAPES["pairs"], None, None, False) for _ in range(2))
+    begun, fresh = (snapshot.scan("pairs", None, None, False) for _ in range(2))
     assert next(begun) == (b"a", b"1")
     snapshot.end(EndedError("ended"))
     calls: list[Callable[[], object]] = [snapshot.check, snapshot.count, snapshot.first]
     calls += [lambda: next(begun), lambda: next(fresh), lambda: snapshot.lookup.value(b"a")]
-    calls += [lambda: snapshot.scan(SHAPES["pairs"], None, None, False)]
+    calls += [lambda: snapshot.scan("pairs", None, None, False)]
     for call in calls:
         with pytest.raises(EndedError, match="ended"):
             call()
@@ -161,7 +161,7 @@ def test_two_threads_may_put_a_layer_in_order_at_once() -> None:
     found: list[list[bytes]] = []
 
     def walk() -> None:
-        found.append(list(snapshot.scan(SHAPES["keys"], None, None, False)))
+        found.append(list(snapshot.scan("keys", None, None, False)))
 
     threads = [threading.Thread(target=walk) for _ in range(4)]
     for thread in threads:

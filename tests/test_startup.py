@@ -18,7 +18,7 @@ import oblivion_dbm
 
 OURS = {
     "oblivion_dbm",
-    *("oblivion_dbm." + name for name in "bytes_like database engine errors mapping".split()),
+    *("oblivion_dbm." + name for name in "batch bytes_like database engine errors mapping".split()),
     *(
         "oblivion_dbm.engine." + name
         for name in """

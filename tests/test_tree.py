@@ -268,7 +268,7 @@ def test_counting_a_sealed_memtable_goes_on_beside_everything_else(forest: Fores
     for thread in threads:
         thread.join()
     assert found == [live, live]
-    assert held.count() == len(list(held.scan(SHAPES["keys"], None, None, False)))
+    assert held.count() == len(list(held.scan("keys", None, None, False)))
 
 
 def test_a_count_of_a_sealed_memtable_that_failed_leaves_the_count_right(

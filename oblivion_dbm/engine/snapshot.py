@@ -7,16 +7,16 @@ and a border between layers stands while somebody holds it.
 
 from __future__ import annotations
 
+from _weakref import ref
 from itertools import chain
 
-from oblivion_dbm.engine.kernel import Lookup, live_keys
+from oblivion_dbm.engine.kernel import SHAPES, Lookup, live_keys
 from oblivion_dbm.engine.merge import growing_sizes, merge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
-    from weakref import WeakSet
 
     from oblivion_dbm.engine.kernel import Shape
     from oblivion_dbm.engine.kernel.pure import RunProbe
@@ -39,6 +39,31 @@ class Ended:
         raise type(self.problem)(*self.problem.args)
 
 
+class Dependents:
+    """Scans and snapshots that end together with what they read from.
+
+    They may be forgotten at any moment, in the middle of ``add`` too, and be
+    added by several threads at once: each step on the dict is one of C code.
+    """
+
+    __slots__ = ("_references",)
+
+    def __init__(self) -> None:
+        self._references: dict[int, ref[Scan | Snapshot]] = {}
+
+    def add(self, dependent: Scan | Snapshot) -> None:
+        """Let ``dependent`` end when ``end`` is called, if it is still there."""
+        references, name = self._references, id(dependent)
+        references[name] = ref(dependent, lambda _: references.pop(name, None))
+
+    def end(self, problem: Exception) -> None:
+        """Let all of them raise ``problem`` from now on."""
+        for reference in list(self._references.values()):
+            dependent = reference()
+            if dependent is not None:
+                dependent.end(problem)
+
+
 class Snapshot:
     """Layers and runs, each newest first, and how to look up in them.
 
@@ -51,7 +76,7 @@ class Snapshot:
         "__weakref__",
         "_count",
         "_live",
-        "_scans",
+        "dependents",
         "ended",
         "held",
         "layers",
@@ -78,7 +103,7 @@ class Snapshot:
         self.ended: Exception | None = None
         self._live = live
         self._count: int | None = None
-        self._scans: WeakSet[Scan] | None = None
+        self.dependents = Dependents()
 
     def check(self) -> None:
         """Raise if the snapshot has ended."""
@@ -109,28 +134,36 @@ class Snapshot:
 
     def scan(
         self,
-        shape: Shape,
+        shape: str,
         start: bytes | None,
         stop: bytes | None,
         reverse: bool,
         owner: object = None,
     ) -> Iterator[Any]:
-        """Return an iterator of items of [start, stop), which keeps ``owner`` alive."""
-        from weakref import WeakSet
+        """Return an iterator of "pairs", "keys" or "values" of [start, stop).
 
+        ``owner`` is kept alive as long as the iterator is.
+        """
         self.check()
-        if self._scans is None:
-            self._scans = WeakSet()
-        scan = Scan(self, owner)
-        self._scans.add(scan)
-        return scan.items(shape, start, stop, reverse)
+        return self.begin(Scan(self, owner)).items(SHAPES[shape], start, stop, reverse)
+
+    def begin(self, scan: Scan) -> Scan:
+        """Return ``scan``, which from now on ends when this does."""
+        self.dependents.add(scan)
+        if self.ended is not None:  # another thread was faster
+            scan.end(self.ended)
+        return scan
 
     def end(self, problem: Exception) -> None:
-        """Let every later read, iterators included, raise ``problem``; let go of all."""
+        """Let every later read, iterators included, raise ``problem``; let go of all.
+
+        What it has ended with first stays.
+        """
+        if self.ended is not None:
+            return
         self.ended = problem
         self.lookup.view = (Ended(problem), (), ())
-        for scan in list(self._scans or ()):
-            scan.end(problem)
+        self.dependents.end(problem)
         self.layers = self.runs = ()
         self.held = None
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oblivion_dbm.engine.options import Options
+    from oblivion_dbm.engine.snapshot import Snapshot
     from oblivion_dbm.engine.tree import Tree
 
 CLOSED = "DBM object has already been closed"
@@ -106,6 +107,13 @@ class StorageEngine:
         with self.lock:
             self.check()
             return self.tree.scan(kernel.SHAPES[shape], start, stop, reverse, owner)
+
+    def snapshot(self) -> Snapshot:
+        """Return the present state with its sequence number; it ends with the handle."""
+        self.refresh()
+        with self.lock:
+            self.check()
+            return self.tree.snapshot(self.sequence)
 
     def first(self) -> bytes | None:
         """Return the smallest key with a value, None when there is none."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from oblivion_dbm.engine.kernel import Lookup, live_keys
 from oblivion_dbm.engine.memtable import FEW, SOME, MemTable
 from oblivion_dbm.engine.snapshot import (
+    Dependents,
     Ended,
     Scan,
     Snapshot,
@@ -23,7 +24,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
-    from weakref import WeakSet
 
     from oblivion_dbm.engine.filesystem import FileSystem
     from oblivion_dbm.engine.kernel import Appender, Shape
@@ -48,7 +48,7 @@ class Tree:
         #: Somebody has asked for the count, so it is kept from then on.
         self.counting = False
         #: What ends when the tree does.
-        self._open: WeakSet[Scan | Snapshot] | None = None
+        self._dependents = Dependents()
         self.version = version
         self.ended: Exception | None = None
         #: Who writes to the top layer, if anybody does.
@@ -120,7 +120,7 @@ class Tree:
         """
         snapshot = self._freeze(FEW)
         snapshot.sequence = sequence
-        self._ends_with_this(snapshot)
+        self._dependents.add(snapshot)
         return snapshot
 
     def _freeze(self, most: int) -> Snapshot:
@@ -139,13 +139,6 @@ class Tree:
             self.show()
         lookup = look_up_in(layers, self.version.seed, probes)
         return Snapshot(layers, runs, lookup, live=live, held=held)
-
-    def _ends_with_this(self, reader: Scan | Snapshot) -> None:
-        if self._open is None:
-            from weakref import WeakSet
-
-            self._open = WeakSet()
-        self._open.add(reader)
 
     def first(self) -> bytes | None:
         """Return the smallest key with a value, None when there is none."""
@@ -214,7 +207,7 @@ class Tree:
         ``owner`` is kept alive as long as the iterator is.
         """
         scan = Scan(self._freeze(SOME), owner)
-        self._ends_with_this(scan)
+        self._dependents.add(scan)
         return scan.items(shape, start, stop, reverse)
 
     def check(self) -> None:
@@ -227,8 +220,7 @@ class Tree:
         """Let every later read, iterators included, raise ``problem``; let go of all."""
         self.ended = problem
         self.lookup.view = (Ended(problem), (), ())
-        for reader in list(self._open or ()):
-            reader.end(problem)
+        self._dependents.end(problem)
         self.memtables = [MemTable()]
         self.tables = {}
         self._runs = []
