@@ -14,7 +14,7 @@ def test_what_is_not_given_has_its_documented_default() -> None:
     assert (options.sync, options.log_back_end) == ("normal", "auto")
     assert (options.memtable_limit, options.table_limit) == (40 << 20, 256 << 20)
     assert (options.fan_in, options.space_ratio, options.lock_timeout) == (8, 2.0, 0.0)
-    assert (options.slow_runs, options.stop_runs, options.queue_limit) == (24, 48, 16 << 20)
+    assert (options.slow_runs, options.stop_runs, options.queue_limit) == (40, 80, 16 << 20)
     assert options.background is True
 
 

@@ -92,7 +92,8 @@ class Maintenance:
         self._compactor = Compactor(filesystem, directory, options, manifest, mode, self._pace)
         self.worker = Worker(self._step, options.background)
         self._slice_began = 0.0
-        self._merging = False
+        #: The numbers of the tables that are being merged.
+        self._inputs: frozenset[int] = frozenset()
         self._flushing = False
         #: Records of the present flush, and those of them that are written.
         self._records, self._written = 1, 0
@@ -177,9 +178,9 @@ class Maintenance:
             done = WRITTEN_SHARE * self._written / self._records if self._flushing else 0.0
             allowed = min(1.0, 0.5 + done)
         runs = len(self._tree.version.runs)
-        if fill >= OVERFULL or (self._merging and runs >= self._options.stop_runs):
+        if fill >= OVERFULL or (self._inputs and runs >= self._options.stop_runs):
             return None
-        if fill > allowed or (self._merging and runs >= self._options.slow_runs):
+        if fill > allowed or (self._inputs and runs >= self._options.slow_runs):
             return PAUSE
         return 0.0
 
@@ -211,10 +212,11 @@ class Maintenance:
         """Come here between two pieces of work: let others run, and do what is urgent."""
         if self._flushing:
             self._written += records
-        elif self._merging:
+        elif self._inputs:
             if self.worker.closed:
                 raise Cancelled
-            while self._urgent():
+            # Small merges too: else runs pile up while a large one goes on.
+            while self._urgent() or self._merge_due():
                 pass
         if self.worker.here:
             return
@@ -362,7 +364,8 @@ class Maintenance:
         A table that does not check is left out of merges from then on.
         """
         try:
-            return self._merge(choose(self._tree.version, self._options, self.quarantined))
+            left_alone = self.quarantined | self._inputs
+            return self._merge(choose(self._tree.version, self._options, left_alone))
         except CorruptionError as problem:
             tables = self._tree.tables
             numbers = [number for number in tables if tables[number].path == problem.filename]
@@ -376,10 +379,11 @@ class Maintenance:
         if task is None:
             return False
         self._begin()
-        self._merging = True
+        outer = self._inputs
+        self._inputs = outer | {table.number for run in task.runs for table in run.tables}
         try:
             run = self._compactor.merge(task, self._tree.tables.__getitem__)
             self.install(self._tree.version.with_merge(task.runs, run), run)
         finally:
-            self._merging = False
+            self._inputs = outer
         return True

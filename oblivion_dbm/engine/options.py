@@ -24,11 +24,11 @@ class Options:
                                   included) at which it becomes a table
     ``table_limit``    256 MiB    records a table holds before a run gets a new part
     ``fan_in``         8          runs of one level that are merged into one
-    ``space_ratio``    2.0        merge everything once the newer runs are this
-                                  many times as large as the oldest
-    ``slow_runs``      24         runs from which on writers pause while a merge
+    ``space_ratio``    2.0        merge everything once the tables take 1 + this many
+                                  times what is alive in the oldest run
+    ``slow_runs``      40         runs from which on writers pause while a merge
                                   is under way
-    ``stop_runs``      48         runs from which on they wait for it
+    ``stop_runs``      80         runs from which on they wait for it
     ``queue_limit``    16 MiB     records that may wait for ``put_async`` and its like
     ``background``     True       flush and merge in a thread of the store's own;
                                   False: in the writes that cause them
@@ -59,8 +59,8 @@ class Options:
         self.table_limit: int = settings.pop("table_limit", 256 * MEBIBYTE)
         self.fan_in: int = settings.pop("fan_in", 8)
         self.space_ratio: float = settings.pop("space_ratio", 2.0)
-        self.slow_runs: int = settings.pop("slow_runs", 24)
-        self.stop_runs: int = settings.pop("stop_runs", 48)
+        self.slow_runs: int = settings.pop("slow_runs", 40)
+        self.stop_runs: int = settings.pop("stop_runs", 80)
         self.queue_limit: int = settings.pop("queue_limit", 16 * MEBIBYTE)
         self.background: bool = settings.pop("background", True)
         self.log_back_end: str = settings.pop("log_back_end", "auto")
