@@ -1,7 +1,7 @@
 """A store and a dict, driven by the same random steps, always agree.
 
 Limits are tiny, so that rotation, flush and compaction happen all the time;
-reopening, a reader beside the writer and held snapshots are steps too.
+reopening, a reader beside the writer, held snapshots and transactions are steps too.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from oblivion_dbm import Database
+from oblivion_dbm import ConflictError, Database
 from oblivion_dbm.engine.storage_engine import Writer
+from oblivion_dbm.snapshot import Snapshot
+from oblivion_dbm.transaction import Transaction
 
 KEYS = st.one_of(
     st.integers(0, 30).map(lambda number: b"%02d" % number),
@@ -25,6 +28,40 @@ KEYS = st.one_of(
 )
 VALUES = st.one_of(st.binary(max_size=12), st.integers(0, 400).map(bytes))
 CHANGES = st.dictionaries(KEYS, st.one_of(VALUES, st.none()), max_size=8)
+
+
+class Begun:
+    """A transaction that reads single keys and changes them, and what it must show."""
+
+    def __init__(self, transaction: Transaction, model: dict[bytes, bytes]) -> None:
+        self.transaction = transaction
+        self.base = dict(model)
+        self.changes: dict[bytes, bytes | None] = {}
+        self.touched: set[bytes] = set()
+
+    def change(self, key: bytes, value: bytes | None) -> None:
+        """Put a value, or delete the key where ``value`` is None."""
+        self.touched.add(key)
+        expected = {**self.base, **self.changes}.get(key)
+        assert self.transaction.get(key) == expected
+        if value is not None:
+            self.transaction[key] = value
+        else:
+            assert self.transaction.pop(key, None) == expected
+        if value is not None or expected is not None:
+            self.changes[key] = value
+
+    def conflicts_with(self, model: dict[bytes, bytes]) -> bool:
+        """Tell whether a key that was touched has changed, and something is to be written."""
+        changed = any(model.get(key) != self.base.get(key) for key in self.touched)
+        return bool(self.changes) and changed
+
+    def apply(self, model: dict[bytes, bytes]) -> None:
+        """Do what a commit does."""
+        for key, value in self.changes.items():
+            model.pop(key, None)
+            if value is not None:
+                model[key] = value
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -35,6 +72,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = tempfile.mkdtemp()
         self.model: dict[bytes, bytes] = {}
         self.held: list[tuple[Iterator[Any], list[Any]]] = []
+        self.snapshots: list[tuple[Snapshot, dict[bytes, bytes]]] = []
+        self.begun: Begun | None = None
 
     @initialize(
         memtable_limit=st.sampled_from([1, 3000, 20_000]),
@@ -51,9 +90,20 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "db"):
+            self.let_go()
             self.db.close()
             self.reader.close()
         shutil.rmtree(self.folder)
+
+    def let_go(self) -> None:
+        """Forget all that ends with a handle."""
+        self.held.clear()
+        for snapshot, _ in self.snapshots:
+            snapshot.close()
+        self.snapshots.clear()
+        if self.begun is not None:
+            self.begun.transaction.rollback()
+            self.begun = None
 
     @rule(key=KEYS, value=VALUES)
     def put(self, key: bytes, value: bytes) -> None:
@@ -120,7 +170,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(reader_too=st.booleans())
     def reopen(self, reader_too: bool) -> None:
-        self.held.clear()
+        self.let_go()
         self.db.close()
         if reader_too:
             self.reader.close()
@@ -130,7 +180,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def leave_without_closing(self) -> None:
         """What a kill leaves behind: the lock given back, and nothing else done."""
-        self.held.clear()
+        self.let_go()
         engine = self.db._engine
         assert isinstance(engine, Writer)
         engine._path.queue.worker.close()
@@ -158,6 +208,40 @@ class StoreMachine(RuleBasedStateMachine):
     def end_a_scan(self) -> None:
         scan, expected = self.held.pop(0)
         assert list(scan) == expected
+
+    @precondition(lambda self: len(self.snapshots) < 3)
+    @rule(from_reader=st.booleans())
+    def take_a_snapshot(self, from_reader: bool) -> None:
+        handle = self.reader if from_reader else self.db
+        self.snapshots.append((handle.snapshot(), dict(self.model)))
+
+    @precondition(lambda self: self.snapshots)
+    @rule(key=KEYS, close=st.booleans())
+    def read_a_snapshot(self, key: bytes, close: bool) -> None:
+        snapshot, expected = self.snapshots[0]
+        assert snapshot.get(key) == expected.get(key)
+        assert len(snapshot) == len(expected)
+        assert list(snapshot.scan(start=key)) == [
+            pair for pair in sorted(expected.items()) if pair[0] >= key
+        ]
+        if close:
+            self.snapshots.pop(0)
+            snapshot.close()
+
+    @rule(key=KEYS, value=st.one_of(VALUES, st.none()), end=st.booleans())
+    def go_on_with_a_transaction(self, key: bytes, value: bytes | None, end: bool) -> None:
+        if self.begun is None:
+            self.begun = Begun(self.db.transaction(), self.model)
+        begun = self.begun
+        begun.change(key, value)
+        if end:
+            self.begun = None
+            if begun.conflicts_with(self.model):
+                with pytest.raises(ConflictError):
+                    begun.transaction.commit()
+            else:
+                begun.transaction.commit()
+                begun.apply(self.model)
 
     @rule(key=KEYS)
     def look_up(self, key: bytes) -> None:
