@@ -50,7 +50,7 @@ def interrupted_at(place: int, call: Callable[[], object]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("read", ["first", "keys", "count"])
+@pytest.mark.parametrize("read", ["first", "keys", "count", "snapshot"])
 def test_an_interrupted_read_loses_nothing(tmp_path: Path, read: str) -> None:
     path = tmp_path / "store"
     db = Database(path)
@@ -58,6 +58,7 @@ def test_an_interrupted_read_loses_nothing(tmp_path: Path, read: str) -> None:
         "first": db.first,
         "keys": db.keys,
         "count": db.__len__,
+        "snapshot": lambda: db.snapshot().close(),
     }
     model: dict[bytes, bytes] = {}
     # Python 3.12 traces instructions only from the second time on that it is asked to.
