@@ -685,6 +685,38 @@ def test_a_reader_applies_each_record_once_through_flushes_and_merges(
     hand.close()
 
 
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, CorruptionError])
+def test_a_look_that_was_left_half_done_takes_nothing_back(
+    path: str, monkeypatch: pytest.MonkeyPatch, problem: type[BaseException]
+) -> None:
+    """Other threads have seen some of what it applied, and must not see older values."""
+    hand = ByHand(path)
+    hand.put(b"a", b"0")
+    reader = open_it(path, "r")
+    assert reader.value(b"a") == b"0"
+    for number in (1, 2, 3):
+        hand.put(b"a", b"%d" % number)
+    length = len(encode(PUT, b"a", b"0"))
+    seen: list[bytes] = []
+
+    def slowly(memtable: Any, buffer: Any, offset: int, end: int) -> tuple[int, bool]:
+        for stop in range(offset + length, end + 1, length):
+            replay_into(memtable, buffer, stop - length, stop)
+            seen.append(reader.tree.lookup.value(b"a"))
+            if len(seen) == 2:
+                raise problem(*(("file", 0, "") if problem is CorruptionError else ()))
+        return end, False
+
+    monkeypatch.setattr(recovery_module, "replay_into", slowly)
+    with pytest.raises(problem):
+        reader.value(b"a")
+    assert reader.value(b"a") == b"3"
+    assert seen == sorted(seen)
+    assert contents(reader) == {b"a": b"3"}
+    reader.close()
+    hand.close()
+
+
 @MODES
 def test_threads_that_share_a_reader_miss_no_write_that_has_returned(path: str, sync: str) -> None:
     """A thread that looks while another is taking over what is new waits for that."""

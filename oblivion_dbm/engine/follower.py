@@ -41,8 +41,8 @@ class Follower:
         self._ended = False
         #: The generation that was read: -1 makes the next look begin anew.
         self._loaded = -1
-        # A look takes what it finds for the newest only if both words are what
-        # they were; -1 while anything is under way, so that it comes and waits.
+        # What the two words were when all there was had been applied.  Set when
+        # that is shown, and not before: until then other threads come and wait.
         self._generation = -1
         self._appended = -1
         self._watched: Sequence[int] = (-1,)
@@ -70,8 +70,7 @@ class Follower:
             if self._ended or not self._moved():
                 return
             generation = self._word.words[0]
-            loaded, self._generation = self._loaded, -1
-            self._loaded = -1  # if this is left half done
+            loaded, self._loaded = self._loaded, -1  # if this is left half done
             if generation != loaded:
                 self._reload(() if loaded == -1 else [log for log in self._logs if log.begun])
             self._advance()
@@ -80,8 +79,9 @@ class Follower:
     def _reload(self, known: Sequence[ReplayedLog]) -> None:
         """Read the MANIFEST and open all it names before using any of it.
 
-        A log that is ``known`` is kept with all that was applied: a flush that
-        drops older logs, or a merge, costs the tables it made and no replay.
+        A log that is ``known`` is kept with all that was applied, as no other
+        ever has its number: a flush that drops older logs, or a merge, costs
+        the tables it made and no replay.
         """
         while True:
             version = load(self._filesystem, self._directory)
@@ -93,8 +93,6 @@ class Follower:
                     raise missing_is_damage(problem) from problem
 
     def _open(self, version: Version, known: Sequence[ReplayedLog]) -> None:
-        if version.store_id != self.tree.version.store_id:
-            known = ()
         recovery = Recovery(
             self._filesystem, self._directory, version, readable_only=True, known=known
         )

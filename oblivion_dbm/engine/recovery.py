@@ -131,7 +131,7 @@ class ReplayedLog:
         """Note whether it is ``filled``, that is, holds new records, then its ``chain``.
 
         In this order, since a writer names the end of the segment before this
-        one first.  A kill may cut that short; then nothing follows it.
+        one first.  A kill may cut that short; then it holds nothing.
         """
         segment = self.segment
         filled = max(self.published(to_readers), segment.synced()[0])
@@ -139,8 +139,6 @@ class ReplayedLog:
         try:
             self.chain = segment.chain()
         except CorruptionError:
-            if self.filled:
-                raise
             self.chain = None
 
     def follows(self, before: ReplayedLog, running: int | None = None) -> bool:
