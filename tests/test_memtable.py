@@ -8,11 +8,11 @@ from itertools import repeat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sortedcontainers import SortedList
 
 from oblivion_dbm.engine.kernel import replay
 from oblivion_dbm.engine.memtable import FEW, MANY, SLICE, Border, Layer, MemTable
 from oblivion_dbm.engine.record import DELETE, PUT, encode
-from oblivion_dbm.engine.sorted_keys import SortedKeys
 from oblivion_dbm.errors import error
 
 KEYS = st.integers(0, 12).map(lambda number: b"%02d" % number)
@@ -303,7 +303,7 @@ def test_freezing_a_full_layer_moves_nothing(memtable: MemTable) -> None:
     border = memtable.freeze()
     assert border.layers[0] is full
     assert len(border.layers) == 2
-    assert len(full.ordered) == 0
+    assert full.ordered is None
 
 
 def test_a_loop_of_popitem_keeps_to_two_layers(memtable: MemTable) -> None:
@@ -451,7 +451,7 @@ def spoil_tombstones(memtable: MemTable) -> None:
 
 
 def spoil_order(memtable: MemTable) -> None:
-    memtable.top.ordered = SortedKeys().with_keys([b"zz"])
+    memtable.top.ordered = SortedList([b"zz"])
 
 
 @pytest.mark.parametrize("spoil", [spoil_tombstones, spoil_order])

@@ -24,7 +24,7 @@ OURS = {
         for name in """
             record filenames filesystem options version
             kernel kernel.append kernel.pure kernel.scan kernel.tables
-            wal sorted_keys memtable sstable merge manifest lock recovery snapshot tree follower
+            wal memtable sstable merge manifest lock recovery snapshot tree follower
             storage_engine
         """.split()
     ),

@@ -14,15 +14,18 @@ until there are many layers.
 
 from __future__ import annotations
 
+from _thread import RLock
 from _weakref import ref
-from itertools import islice
+from itertools import chain, islice
 
+from oblivion_dbm.engine.merge import in_order
 from oblivion_dbm.engine.record import PUT
-from oblivion_dbm.engine.sorted_keys import SortedKeys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from sortedcontainers import SortedList
 
     #: Gives the border on top of a layer, None once nobody holds it.
     BorderOf = Callable[[], "Border | None"]
@@ -35,7 +38,6 @@ OVERHEAD = 200
 #: no more than MANY layers to join; for a scan, which is faster over fewer layers,
 #: it is SOME: what moves in a millisecond.
 FEW, SOME, MANY = 256, 1 << 14, 8
-_NO_KEYS = SortedKeys()
 #: Records that are copied, or keys that are listed, in one step of C code: others
 #: who want the interpreter get it in between.
 SLICE = 4096
@@ -48,25 +50,37 @@ class Layer:
     was last asked for, and since the keys were last classified.
     """
 
-    __slots__ = ("_classified", "ordered", "records", "tombstones")
+    __slots__ = ("_classified", "_ordering", "ordered", "records", "tombstones")
 
     def __init__(self) -> None:
         self.records: dict[bytes, bytes] = {}
         self.tombstones: set[bytes] = set()
-        self.ordered = _NO_KEYS
+        self.ordered: SortedList[bytes] | None = None
+        #: Held by whoever brings the order up to date.
+        self._ordering = RLock()
         #: How many keys, in their order of insertion, were looked up below, and
         #: how many of them have a value there.  Replaced as one.
         self._classified = (0, 0)
 
-    def order(self) -> SortedKeys:
+    def order(self) -> SortedList[bytes]:
         """Return the keys in order.  O(n log n) the first time, then O(new keys).
 
-        For a layer that takes no writes any more it needs no lock.
+        For a layer that takes no writes any more it needs no lock of the handle.
+        It takes in new keys only while nobody walks it: whoever does, holds a
+        border, and a layer that a border holds gets none.
         """
-        ordered = self.ordered
-        new = len(self.records) - len(ordered)
-        if new:
-            self.ordered = ordered = ordered.with_keys(list(islice(reversed(self.records), new)))
+        from sortedcontainers import SortedList
+
+        with self._ordering:
+            # Taken away meanwhile: what an interrupt leaves half done is never seen,
+            # and a signal handler inside this puts a list of its own in order.
+            ordered, self.ordered = self.ordered, None
+            if ordered is None:
+                ordered = SortedList()
+            if new := len(self.records) - len(ordered):
+                keys = islice(reversed(self.records), new)
+                ordered.update(chain.from_iterable(in_order(keys, lambda _: None)))
+            self.ordered = ordered
         return ordered
 
     def pour(self, younger: Layer) -> None:
@@ -84,7 +98,7 @@ class Layer:
         whole = Layer()
         whole.records = self.records.copy()
         whole.tombstones = self.tombstones.copy()
-        whole.ordered, whole._classified = self.ordered, self._classified
+        whole._classified = self._classified
         whole.pour(younger)
         return whole
 
@@ -114,20 +128,21 @@ class Layer:
     ) -> Iterator[tuple[list[bytes], list[bytes]]]:
         """Yield (keys, records) of a frozen layer, which is put in order first.
 
-        ``sizes`` gives the sizes of the chunks, which may be smaller.  Each chunk
-        ascends; in reverse the chunks descend.
+        ``sizes`` gives the sizes of the chunks.  Each chunk ascends; in reverse
+        the chunks descend.
         """
-        for keys in self.order().parts(start, stop, reverse):
-            low, high = 0, len(keys)
-            while low < high:
-                size = next(sizes)
-                if reverse:
-                    part = keys[max(low, high - size) : high]
-                    high -= size
-                else:
-                    part = keys[low : low + size]
-                    low += size
-                yield part, [self.records[key] for key in part]
+        keys = self.order()
+        low = 0 if start is None else keys.bisect_left(start)
+        high = len(keys) if stop is None else keys.bisect_left(stop)
+        while low < high:
+            size = next(sizes)
+            if reverse:
+                part = list(keys[max(low, high - size) : high])
+                high -= size
+            else:
+                part = list(keys[low : min(high, low + size)])
+                low += size
+            yield part, [self.records[key] for key in part]
 
 
 class Border:
@@ -285,7 +300,8 @@ class MemTable:
             buried = {key for key, record in layer.records.items() if record[0] != PUT}
             if buried != layer.tombstones:
                 wrong.append(f"tombstones {layer.tombstones ^ buried!r}")
-            if sorted(islice(layer.records, len(layer.ordered))) != list(layer.ordered):
+            ordered = list(layer.ordered or ())
+            if sorted(islice(layer.records, len(ordered))) != ordered:
                 wrong.append("the order does not hold the oldest keys")
         return wrong
 
