@@ -341,13 +341,14 @@ class Maintenance:
             version = self._tree.version
             if memtable.cleared:
                 version = version.cleared(())
-            live = self._tree.live_once_flushed(memtable)
             run = self._compactor.flush(
                 memtable.merged(),
                 (0, memtable.last_sequence),
                 tombstones=any(layer.tombstones for layer in memtable.layers),
                 drop_tombstones=not version.runs,
             )
+            # Somebody may have asked for the first time meanwhile.
+            live = self._tree.live_once_flushed(memtable)
         finally:
             self._flushing = False
         if not version.runs:
