@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from oblivion_dbm import Database
+from oblivion_dbm.engine.storage_engine import Writer
 
 LIMITS: dict[str, Any] = {"memtable_limit": 20_000, "table_limit": 5_000, "fan_in": 2}
 
@@ -118,3 +119,27 @@ def test_what_one_thread_wrote_it_reads_whatever_the_others_do(db: Database) -> 
     together(*[partial(work, name) for name in (b"a", b"b", b"c", b"d")])
     assert len(db) == len(db.keys())
     assert db.verify() == []
+
+
+def test_a_clear_ends_the_merge_whose_tables_it_removes(tmp_path: Path) -> None:
+    with Database(tmp_path / "store", background=False) as db:
+        for part in (b"a", b"b"):
+            db.put_many({b"%s-%d" % (part, number): b"x" * 50 for number in range(3000)})
+            db.flush()
+        engine = db._engine
+        assert isinstance(engine, Writer)
+        maintenance = engine._path.maintenance
+        pace = maintenance._pace
+
+        def clear_first(records: int) -> None:
+            if b"a-1" in db and maintenance._inputs:
+                with db.batch() as batch:
+                    batch.clear()
+                    batch[b"new"] = b""
+            pace(records)
+
+        maintenance._compactor._pace = clear_first
+        db.compact()
+        assert list(db.scan()) == [(b"new", b"")]
+        assert sum(run["puts"] for run in db.stats()["runs"]) <= 1
+        assert db.verify() == []

@@ -55,7 +55,7 @@ PAUSE = 0.002
 
 
 class Cancelled(BaseException):
-    """Raised between two pieces of a merge whose store is being closed."""
+    """Raised between two pieces of a merge whose store is being closed, or has been cleared."""
 
 
 class Maintenance:
@@ -218,6 +218,8 @@ class Maintenance:
             # Small merges too: else runs pile up while a large one goes on.
             while self._urgent() or self._merge_due():
                 pass
+            if not self._inputs <= self._tree.version.numbers():
+                raise Cancelled
         if self.worker.here:
             return
         now = self._filesystem.clock()
@@ -385,6 +387,9 @@ class Maintenance:
         try:
             run = self._compactor.merge(task, self._tree.tables.__getitem__)
             self.install(self._tree.version.with_merge(task.runs, run), run)
+        except Cancelled:
+            if self.worker.closed:
+                raise
         finally:
             self._inputs = outer
         return True
