@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from oblivion_dbm.engine.kernel import Appender
     from oblivion_dbm.engine.options import Options
 
+#: How long the leader of a round waits for others at most: a share of what the last
+#: sync took, and seconds.  It looks up so often, in seconds.
+GATHER_SHARE, LONGEST_GATHER, GATHER_STEP = 0.25, 0.001, 0.00005
+
 
 class Log:
     """The segments of this process, of which the live one takes records.
@@ -58,6 +62,10 @@ class Log:
         self.sealed: tuple[WAL, ...] = ()
         self.synced = 0
         self._round = RLock()
+        #: Who has come since the last sync began, and how many are writing at the
+        #: moment; what the last sync took.  Being wrong by one costs time only.
+        self._arrived, self._expected = 0, 1
+        self._sync_seconds = 0.0
 
     def create(self, number: int, store_id: str, first_sequence: int, prelude: bytes) -> WAL:
         """Create a segment that no MANIFEST names yet."""
@@ -123,16 +131,35 @@ class Log:
         and one of those whose records came too late leads the next round.
         Raises error where the system cannot, and writing has stopped then.
         """
+        self._arrived += 1
         while self.synced < sequence:
             turn = self._round
             if depth(turn):  # a handler inside its own sync
                 refuse()
             with turn:
                 if self._round is turn and self.synced < sequence:
-                    self._sync()
+                    self._lead()
                     # Whoever is behind this round passes through the old lock at
                     # once, instead of waiting for the next leader's sync too.
                     self._round = RLock()
+
+    def _lead(self) -> None:
+        """Sync for all who wait, and for those who are on their way.
+
+        Threads that write one record after the other would share each sync with
+        half of the others only: the rest is just being let go when it begins.
+        """
+        clock = self._filesystem.clock
+        began = clock()
+        if self._arrived < self._expected:
+            end = began + min(GATHER_SHARE * self._sync_seconds, LONGEST_GATHER)
+            while self._arrived < self._expected and began < end:
+                self._filesystem.sleep(GATHER_STEP)
+                began = clock()
+        group, self._arrived = self._arrived, 0
+        self._sync()
+        self._sync_seconds = clock() - began
+        self._expected = group + self._arrived
 
     def _sync(self) -> None:
         """Sync every segment with unsynced bytes, the oldest first."""
