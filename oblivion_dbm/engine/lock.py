@@ -170,7 +170,7 @@ class WriterLock:
 class GenerationWord:
     """A reader's view of the generation, in ``words[0]``; 0 where there is no LOCK file.
 
-    Until there is one each look searches for it, which costs 2 µs: a store that
+    Until there is one each look searches for it, which costs 0.5 µs: a store that
     was copied without it may get a writer, who makes it.
     """
 
