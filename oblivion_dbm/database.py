@@ -258,9 +258,10 @@ class Database(StoredMapping):
     def sequence(self) -> int:
         """How many bytes of records the store has logged, as far as this handle sees.
 
-        It grows with every write and never goes back.  Once a reader's, after
-        ``refresh()``, is at least what the writer's was after a write, the
-        reader sees that write.
+        It grows with every write and never goes back, but begins anew in a store
+        that flag "n" has emptied.  A reader's says what its last look showed, so
+        call ``refresh()`` first: once it is at least what the writer's was after
+        a write, the reader sees that write.
         """
         return self._engine.sequence
 

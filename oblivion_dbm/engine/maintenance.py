@@ -20,6 +20,7 @@ from oblivion_dbm.engine.compactor import Compactor
 from oblivion_dbm.engine.kernel import BUSY, depth, refuse
 from oblivion_dbm.engine.memtable import OVERHEAD as KEY_OVERHEAD
 from oblivion_dbm.engine.memtable import MemTable
+from oblivion_dbm.engine.options import FULL
 from oblivion_dbm.engine.policy import choose, everything
 from oblivion_dbm.engine.wal import DATA_AT
 from oblivion_dbm.engine.worker import Worker
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from oblivion_dbm.engine.log import Log
     from oblivion_dbm.engine.manifest import Manifest
     from oblivion_dbm.engine.options import Options
-    from oblivion_dbm.engine.policy import Task
+    from oblivion_dbm.engine.options import FULL
+from oblivion_dbm.engine.policy import Task
     from oblivion_dbm.engine.tree import Tree
     from oblivion_dbm.engine.version import Run, Version
 
@@ -287,6 +289,9 @@ class Maintenance:
             self._seal_wanted = False
             self._log.rotate()
             self.finish_rotation()
+            sequence = self._log.sequence
+        if self._options.sync == FULL:
+            self._log.wait(sequence)  # readers are shown the SEAL once it is synced
 
     def finish_rotation(self) -> None:
         """Let log and MemTables agree again after a rotation, an interrupted one included."""
