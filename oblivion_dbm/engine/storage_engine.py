@@ -269,7 +269,7 @@ class Writer(StorageEngine):
     def exclusive(self) -> RLock:
         """The lock under which several calls are one step, ``commit`` to be called after it."""
         self.check()  # in a child nobody is left to do what is queued
-        self._path.queue.settle()
+        self._path.admit()
         return self.lock
 
     def commit(self) -> None:
@@ -329,17 +329,19 @@ class Writer(StorageEngine):
         self._maintain(self._path.maintenance.compact)
 
     def _maintain(self, step: Callable[[], None]) -> None:
-        with self.exclusive:
-            self.check()
-            self._path.check()
+        self._settle()
         self._path.maintenance.call(step)
 
     def sync(self) -> None:
         """Return once everything written is on the disk; recovered records too."""
-        with self.exclusive:
-            self.check()
-            self._path.check()
+        self._settle()
         self._path.sync()
+
+    def _settle(self) -> None:
+        """Return once what this thread has queued is appended."""
+        self.check()
+        self._path.queue.settle()
+        self.check_writable()
 
     def stats(self) -> dict[str, Any]:
         """Return figures for people: see ``Database.stats``."""

@@ -6,7 +6,7 @@ nothing for it, not even the import of ``threading``.
 
 from __future__ import annotations
 
-from _thread import RLock, allocate_lock, get_ident, start_new_thread
+from _thread import RLock, allocate_lock, start_new_thread
 from collections import deque
 from contextlib import suppress
 
@@ -65,11 +65,12 @@ class Worker:
         self._life = allocate_lock()
         #: Free when somebody has called ``wake`` since the last pause.
         self._bell = allocate_lock()
-        #: Held by whoever does jobs without a thread.
+        #: Held by whoever works, the thread or, where it is ``here``, a caller.
         self._turn = RLock()
         self._jobs: deque[Job] = deque()
         self._due = False
-        self._thread = 0
+        #: A thread was started that has not begun yet.
+        self._coming = False
         self.closed = False
 
     def wake(self) -> None:
@@ -78,31 +79,48 @@ class Worker:
             return
         self._due = True
         self._ring()
-        if not self._life.locked():
-            try:
-                start_new_thread(self._run, ())
-            except RuntimeError:  # no more threads, or the interpreter is ending
-                self.here = True
+        if not self._coming and not self._life.locked():
+            self._start()
+
+    def _start(self) -> None:
+        try:
+            self._coming = True
+            start_new_thread(self._run, ())
+        except RuntimeError:  # no more threads, or the interpreter is ending
+            self._coming = False
+            self.here = True
+        except BaseException:
+            self._coming = False
+            raise
 
     def call(self, step: Callable[[], object]) -> None:
         """Return once ``step`` has run where work is done; raise what it raised.
 
-        An interrupt ends the wait, and not the step.
+        An interrupt ends the wait, and not the step.  Raises error once closed.
         """
         if self.is_this_thread:
             refuse()
-        job = Job(step)
-        self._jobs.append(job)
-        self.wake()
-        if self.here:
-            if depth(self._turn):  # a signal handler inside this very call
-                self._jobs.remove(job)
-                refuse()
-            with self._turn:
-                self._do_jobs()
-        while not job.wait(1.0):
-            if self.closed and not self._life.locked():
+        if not self.here:
+            job = Job(step)
+            self._jobs.append(job)
+            self.wake()
+            while not job.wait(1.0):
+                if not self._life.locked() and self._withdraw(job):
+                    break
+            else:
+                return
+        with self._turn:
+            if self.closed:
                 raise error("the handle was closed before this was done")
+            step()
+
+    def _withdraw(self, job: Job) -> bool:
+        """Take a job back that nobody has begun; False when somebody has."""
+        with self._turn:
+            waiting = job in self._jobs
+            if waiting:
+                self._jobs.remove(job)
+            return waiting
 
     def _ring(self) -> None:
         with suppress(RuntimeError):  # it is ringing already
@@ -110,12 +128,11 @@ class Worker:
 
     def _run(self) -> None:
         """Be the thread; a second one ends at once."""
+        self._coming = False
         while self._life.acquire(blocking=False):
-            self._thread = get_ident()
             try:
                 self._steps()
             finally:
-                self._thread = 0
                 self._life.release()
             # Whoever called ``wake`` before the release relied on this thread.
             if self.closed or not self._due:
@@ -124,8 +141,9 @@ class Worker:
     def _steps(self) -> None:
         while not self.closed:
             self._due = False
-            # What has just failed is not tried again at once.
-            pause = None if self._do_jobs() else self._step()
+            with self._turn:
+                # What has just failed is not tried again at once.
+                pause = None if self._do_jobs() else self._step()
             if pause is not None:
                 self._bell.acquire(timeout=min(pause, _LONGEST_PAUSE))
             elif not self._due:
@@ -140,13 +158,14 @@ class Worker:
 
     @property
     def is_this_thread(self) -> bool:
-        """Whether the caller runs in the worker's thread."""
-        return self._thread == get_ident()
+        """Whether the caller runs inside the work that is done."""
+        return depth(self._turn) > 0
 
     def close(self) -> None:
-        """Call ``step`` no more; return once the thread is gone.  Again is fine."""
+        """Call ``step`` no more; return once nobody works.  Again is fine."""
         self.closed = True
         self._ring()
-        if not self.is_this_thread:
-            with self._life:
-                self.here = True
+        if self.is_this_thread:
+            return
+        with self._life, self._turn:
+            self.here = True

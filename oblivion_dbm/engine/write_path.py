@@ -78,8 +78,10 @@ class WritePath:
         self._working = False
         #: A writer has just paused; the next to need room gets it.
         self._relieved = False
-        #: A write inside a held lock has not paused; ``commit`` will.
+        #: A write inside a held lock has not paused; ``admit`` will, before the next.
         self._to_relieve = False
+        #: The sync that has failed was one that nobody waited for.
+        self._untold = False
         self._manifest = Manifest(filesystem, directory, version, mode)
         self.failed: BaseException | None = None
         self.closing = False
@@ -134,6 +136,7 @@ class WritePath:
         """Raise if writing has stopped for good."""
         problem = self.failed or self._manifest.failed
         if problem is not None:
+            self._untold = False
             raise error(EIO, f"writing stopped: {problem}", self._directory) from problem
 
     def check_idle(self) -> None:
@@ -161,10 +164,12 @@ class WritePath:
     def _make_room(self, length: int) -> None:
         self.tree.check()
         self.check()
+        if self.closing:
+            raise error("the handle is being closed")
         if depth(self._mutex) == 1:
             self._stall()
         else:
-            self._to_relieve = True
+            self._relieved, self._to_relieve = False, True
         self._working = True
         self.appender.limit = -1
         try:
@@ -174,8 +179,6 @@ class WritePath:
 
     def _stall(self) -> None:
         """Raise Stalled where this write has to wait first; the lock is not held then."""
-        if self.closing and not self.queue.worker.is_this_thread:
-            raise error("the handle is being closed")
         if self.queue.owes:
             raise Stalled(self.queue.settle)
         if self.maintenance.problem is not None:
@@ -184,6 +187,18 @@ class WritePath:
             self._relieved = False
         elif self.maintenance.under_pressure:
             raise Stalled(self._relieve)
+
+    def admit(self) -> None:
+        """Do before a lock is taken for several calls what a single write would stall for."""
+        self.queue.settle()
+        if depth(self._mutex):
+            return
+        if self.maintenance.problem is not None:
+            self.maintenance.retry()
+        elif self._to_relieve:
+            self._to_relieve = False
+            if self.maintenance.under_pressure:
+                self._relieve()
 
     def _relieve(self) -> None:
         """Pause until maintenance has caught up; do it here where it has no thread."""
@@ -194,7 +209,7 @@ class WritePath:
             self._filesystem.sleep(PAUSE if pause is None else pause)
             if pause is not None:
                 break
-        if maintenance.worker.here:
+        if maintenance.worker.here and not self.closing:
             maintenance.call(maintenance.work)
         self._relieved = True
 
@@ -209,7 +224,7 @@ class WritePath:
         stride = min(self._stride(), self._options.memtable_limit // 8 + 1)
         assert self.log.live is not None
         self.appender.limit = max(position + length, min(self.log.live.capacity, position + stride))
-        if self.queue.owes:  # queued while this went on
+        if self.queue.pending:  # whoever has queued it must come here
             self.appender.limit = -1
 
     def _stride(self) -> int:
@@ -314,28 +329,31 @@ class WritePath:
         """Begin the time after which what was written is synced."""
         if depth(self._mutex):
             return  # whoever holds the lock will commit
-        self.appender.after = None
         seconds = self._options.sync
         assert not isinstance(seconds, str)
-        self.queue.sync_within(seconds, self._sync_in_time)
+        try:
+            self.appender.after = None
+            self.queue.sync_within(seconds, self._sync_in_time)
+        except BaseException:
+            self.appender.after = self._sync_soon
+            raise
 
     def _sync_in_time(self) -> None:
         self.appender.after = self._sync_soon  # before the sync: it misses what comes after
-        self.sync()
+        try:
+            self.sync()
+        except error:
+            self._untold = True
+            raise
 
     def commit(self) -> None:
-        """Do what a write inside a held lock has left: wait for the disk, and for room."""
+        """Wait for the disk, as the sync mode says, after writes inside a held lock."""
         after = self.appender.after
-        if (after is None and not self._to_relieve) or depth(self._mutex):
+        if after is None or self.log.live is None or depth(self._mutex):
             return
-        if after is not None and self.log.live is not None:
-            with self._mutex:
-                sequence = self.sequence
-            after(sequence)
-        if self._to_relieve:
-            self._to_relieve = False
-            if self.maintenance.under_pressure and self.maintenance.problem is None:
-                self._relieve()
+        with self._mutex:
+            sequence = self.sequence
+        after(sequence)
 
     def sync(self) -> None:
         """Return once everything written is on the disk; recovered records too."""
@@ -364,8 +382,13 @@ class WritePath:
         self.maintenance.worker.close()
 
     def settle(self) -> None:
-        """Leave things as the next opening likes them: synced, and little in the log."""
+        """Leave things as the next opening likes them: synced, and little in the log.
+
+        Raises error where writing has stopped and nobody was told.
+        """
         if self.failed is not None or self._manifest.failed is not None:
+            if self._untold or self.maintenance.problem is not None:
+                self.check_failed()
             return
         if self.appender.position - DATA_AT > LARGEST_LEFT_OPEN:
             self.maintenance.flush_all()

@@ -11,10 +11,11 @@ sync sets the time of the next one.
 
 from __future__ import annotations
 
-from _thread import allocate_lock, get_ident
+from _thread import RLock, get_ident
 from collections import deque
 from contextlib import suppress
 
+from oblivion_dbm.engine.kernel import depth, refuse
 from oblivion_dbm.engine.worker import Worker
 from oblivion_dbm.errors import error
 
@@ -52,7 +53,7 @@ class WriteQueue:
         self._sync = sync
         self._attend = attend
         self._limit = limit
-        self._lock = allocate_lock()
+        self._lock = RLock()
         #: (number, record, Future), the oldest first.
         self._queue: deque[tuple[int, bytes, Future[None]]] = deque()
         self._size = 0
@@ -60,6 +61,10 @@ class WriteQueue:
         self._taken = self._done = 0
         #: The last record that each thread has handed in and that is not done.
         self._last: dict[int, int] = {}
+        self._appending = False
+        #: Futures of what is appended, or what went wrong; the sequence behind it.
+        self._appended: list[tuple[Future[None], BaseException | None]] = []
+        self._sequence = -1
         self._deadline: float | None = None
         self._sync_all: Callable[[], None] | None = None
         self._closing: error | None = None
@@ -84,6 +89,8 @@ class WriteQueue:
         return not self._queue or self._size + length <= self._limit
 
     def _take(self, record: bytes, future: Future[None]) -> bool:
+        if depth(self._lock):  # a signal handler inside this very call
+            refuse()
         with self._lock:
             if self._closing is not None:
                 raise type(self._closing)(*self._closing.args)
@@ -98,22 +105,33 @@ class WriteQueue:
 
     def _wake(self) -> None:
         self.worker.wake()
-        if self.worker.here:  # no thread to be had
+        if self.worker.here and not self.worker.is_this_thread:  # no thread to be had
             self.worker.call(self._step_on)
 
     def _step_on(self) -> None:
-        while self._step() is not None:
+        while self._step() == 0.0:
             pass
 
     @property
+    def pending(self) -> bool:
+        """Whether anything is queued that is not appended yet."""
+        return bool(self._queue)
+
+    @property
     def owes(self) -> bool:
-        """Whether the calling thread has queued what is not appended yet."""
-        return bool(self._queue) and self._last.get(get_ident(), 0) > self._done
+        """Whether the calling thread has queued what must come before what it writes now."""
+        if not self._queue or self._last.get(get_ident(), 0) <= self._done:
+            return False
+        return not (self._appending and self.worker.is_this_thread)
 
     def settle(self) -> None:
         """Return once all that the calling thread has queued is appended, or has failed."""
-        while self.owes and not self.worker.is_this_thread:
-            self._filesystem.sleep(_PAUSE)
+        while self.owes:
+            if self.worker.is_this_thread:  # in a callback
+                self._append_group()
+            else:
+                self._wake()
+                self._filesystem.sleep(_PAUSE)
 
     def sync_within(self, seconds: float, sync_all: Callable[[], None]) -> None:
         """Have ``sync_all`` called ``seconds`` from now at the latest."""
@@ -129,8 +147,8 @@ class WriteQueue:
 
     def _step(self) -> float | None:
         """Do a group of what is queued, and the sync that is due."""
-        if self._queue:
-            self._do_group()
+        self._append_group()
+        self._answer()
         if self._deadline is not None:
             left = self._deadline - self._filesystem.clock()
             if left > 0 and self._closing is None:
@@ -141,19 +159,20 @@ class WriteQueue:
                 self._sync_all()
         return 0.0 if self._queue else None
 
-    def _do_group(self) -> None:
-        """Append a group of records, make them durable, complete their Futures."""
-        applied: list[Future[None]] = []
-        size, sequence = 0, -1
+    def _append_group(self) -> None:
+        """Append a group of records; their Futures are still to be completed."""
+        size = 0
+        self._appending = True
         while self._queue and size < GROUP:
             number, record, future = self._queue[0]
             size += len(record)
-            if future.set_running_or_notify_cancel():
-                try:
-                    sequence = self._append(record)
-                    applied.append(future)
-                except BaseException as its_problem:  # noqa: BLE001 - it is the Future's
-                    future.set_exception(its_problem)
+            problem: BaseException | None = None
+            try:
+                wanted = future.running() or future.set_running_or_notify_cancel()
+                if wanted:
+                    self._sequence = self._append(record)
+            except BaseException as its_problem:  # noqa: BLE001 - it is the Future's
+                wanted, problem = True, its_problem
             with self._lock:
                 self._queue.popleft()
                 self._size -= len(record)
@@ -161,28 +180,40 @@ class WriteQueue:
                 if not self._queue:
                     self._size = 0
                     self._last.clear()
-        problem = self._synced(sequence) if applied else None
-        for future in applied:
-            if problem is None:
-                future.set_result(None)
-            else:
-                future.set_exception(problem)
+            if wanted:
+                self._appended.append((future, problem))
+        self._appending = False
 
-    def _synced(self, sequence: int) -> BaseException | None:
+    def _answer(self) -> None:
+        """Make durable what is appended, and complete the Futures."""
+        answers, self._appended = self._appended, []
+        if not answers:
+            return
+        problem = None
         try:
-            self._sync(sequence)
-        except BaseException as problem:  # noqa: BLE001 - it is the Futures'
-            return problem
-        return None
+            if None in [its_problem for _, its_problem in answers]:
+                self._sync(self._sequence)
+        except BaseException as of_all:  # noqa: BLE001 - it is the Futures'
+            problem = of_all
+        for future, its_problem in answers:
+            # What a callback raises is neither this thread's nor the next Future's.
+            with suppress(BaseException):
+                if its_problem is None and problem is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(its_problem or problem)
 
     def close(self, reason: error) -> None:
         """Take nothing more; return once all that was queued is done.  Again is fine.
 
-        A sync that was to come later comes now.
+        A sync that was to come later comes now.  Not for callbacks to call: they
+        run in the thread that this waits for.
         """
+        if self.worker.is_this_thread:
+            refuse()
         with self._lock:
             self._closing = reason
-        while (self._queue or self._deadline is not None) and not self.worker.is_this_thread:
+        while self._queue or self._deadline is not None:
             self._wake()
             self._filesystem.sleep(_PAUSE)
         self.worker.close()
