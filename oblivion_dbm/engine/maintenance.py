@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from oblivion_dbm.engine.log import Log
     from oblivion_dbm.engine.manifest import Manifest
     from oblivion_dbm.engine.options import Options
-    from oblivion_dbm.engine.options import FULL
-from oblivion_dbm.engine.policy import Task
+    from oblivion_dbm.engine.policy import Task
     from oblivion_dbm.engine.tree import Tree
     from oblivion_dbm.engine.version import Run, Version
 
