@@ -7,8 +7,9 @@
 ...     db["colour"]
 b'blue'
 
-Names that a short program does not need (the faces ``dbm`` and ``shelve``,
-``install``, ``import_wal`` and so on) are loaded when they are first touched.
+Names that a short program does not need (the faces ``aio``, ``dbm`` and
+``shelve``, ``install``, ``import_wal`` and so on) are loaded when they are
+first touched.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = [
     "ConflictError",
     "CorruptionError",
     "Database",
+    "aio",
     "dbm",
     "error",
     "import_wal",
@@ -42,7 +44,7 @@ _LOADED_WHEN_TOUCHED = {
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from oblivion_dbm import dbm, shelve
+    from oblivion_dbm import aio, dbm, shelve
     from oblivion_dbm.convert import import_wal
     from oblivion_dbm.stdlib import install, uninstall, whichdb
 
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
-    if name in ("dbm", "shelve"):
+    if name in ("aio", "dbm", "shelve"):
         return import_module(f"oblivion_dbm.{name}")
     if name in _LOADED_WHEN_TOUCHED:
         value = getattr(import_module(f"oblivion_dbm.{_LOADED_WHEN_TOUCHED[name]}"), name)

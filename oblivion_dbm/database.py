@@ -181,6 +181,22 @@ class Database(StoredMapping):
             }
         )
 
+    # What never waits, for event loops.
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether ``put_async`` takes a key and value of ``size`` bytes at once.
+
+        Else it would wait for room in the queue.  Looks at memory, and takes no lock.
+        """
+        return self._engine.has_room(size)
+
+    def recall(self, key: Bytes) -> tuple[bool, bytes | None]:
+        """Return (True, the value of ``key`` or None) where memory alone tells, else (False, None).
+
+        It touches no file and waits for no lock.
+        """
+        return self._engine.recall(to_bytes(key, "key"))
+
     # States and steps.
 
     def snapshot(self) -> Snapshot:

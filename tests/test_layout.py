@@ -38,6 +38,7 @@ ORDER = """
     engine.verify
     bytes_like batch mapping snapshot transaction database
     stdlib dbm shelve convert
+    aio.off_loop aio.reads aio.snapshot aio.transaction aio.batch aio.database aio
     cli
     __init__ __main__
 """.split()

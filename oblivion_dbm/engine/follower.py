@@ -57,17 +57,18 @@ class Follower:
 
     def value(self, key: bytes) -> bytes | None:
         """Return the value of ``key`` as of now, None where it has none."""
-        if self._moved():
+        if self.moved():
             self.refresh()
         return self.tree.lookup.value(key)
 
-    def _moved(self) -> bool:
+    def moved(self) -> bool:
+        """Tell whether there is something new.  Two looks at memory."""
         return bool(self._word.words[0] != self._generation or self._watched[0] != self._appended)
 
     def refresh(self) -> None:
         """Take over what was written since the last look.  O(what is new)."""
         with self._lock:
-            if self._ended or not self._moved():
+            if self._ended or not self.moved():
                 return
             generation = self._word.words[0]
             loaded, self._loaded = self._loaded, -1  # if this is left half done

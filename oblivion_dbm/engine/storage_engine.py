@@ -20,7 +20,7 @@ from oblivion_dbm.engine.filesystem import FileSystem, after_fork
 from oblivion_dbm.engine.follower import Follower
 from oblivion_dbm.engine.lock import WriterLock
 from oblivion_dbm.engine.manifest import Manifest, begins_as_one, load
-from oblivion_dbm.engine.record import BATCH, CLEAR, DELETE, LONGEST, PUT, encode
+from oblivion_dbm.engine.record import BATCH, CLEAR, DELETE, LONGEST, OVERHEAD, PUT, encode
 from oblivion_dbm.engine.version import Version
 from oblivion_dbm.errors import CorruptionError, error
 
@@ -141,6 +141,19 @@ class StorageEngine:
         """Queue puts (value) and deletes (None), to be applied as one."""
         raise self._refusal()
 
+    def has_room(self, size: int) -> bool:
+        """Tell whether ``submit`` returns, or raises, without waiting."""
+        return True
+
+    def recall(self, key: bytes) -> tuple[bool, bytes | None]:
+        """Return (True, value or None) where memory alone tells, else (False, None).
+
+        It touches no file and waits for no lock.
+        """
+        active, older, runs = self.tree.lookup.view
+        value = kernel.Lookup(0, (active, older, ())).value(key)
+        return value is not None or not runs, value
+
     def clear(self) -> None:
         """Remove everything, at a cost that does not depend on how much there is."""
         raise self._refusal()
@@ -210,6 +223,11 @@ class Reader(StorageEngine):
 
     def _refuse_put(self, key: bytes, value: bytes) -> None:
         raise self._refusal()
+
+    def recall(self, key: bytes) -> tuple[bool, bytes | None]:
+        """Return (True, value or None) where memory alone tells, else (False, None)."""
+        self.check()
+        return (False, None) if self._follower.moved() else super().recall(key)
 
     @property
     def sequence(self) -> int:
@@ -315,6 +333,11 @@ class Writer(StorageEngine):
         else:
             record = _batch_record(changes, False)
         return self._path.queue.submit(record)
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether ``submit`` takes a key and value of ``size`` bytes without waiting."""
+        queue = self._path.queue
+        return not queue.worker.here and queue.has_room(OVERHEAD + size)
 
     def clear(self) -> None:
         """Remove everything: one record; tables are removed behind it."""
