@@ -21,9 +21,7 @@ Nothing here makes the event loop wait for the disk or for a lock:
   more than 64 KiB, a thread of the handle's queues it.
 * A read that memory can answer (what was written since the last flush) is
   answered at once, without a change of threads, which costs a hundred times as
-  much.  Any other read is made in a thread, and brings the parts of the file that
-  it needs into the page cache first: to wait for a cold page of a map would hold
-  up the whole interpreter, the loop included.
+  much.  Any other read is made in a thread.
 * A walk is made a chunk at a time.
 
 Threads start when they are needed, and are gone after ``close()``.
