@@ -17,6 +17,9 @@ from oblivion_dbm.engine.storage_engine import open_store, remove_store
 from oblivion_dbm.errors import error
 from oblivion_dbm.mapping import StoredMapping
 
+# Not where it is used: with cold caches an import costs more than a snapshot.
+from oblivion_dbm.snapshot import Snapshot
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import RLock
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
 
     from oblivion_dbm.bytes_like import Bytes
     from oblivion_dbm.mapping import Pair
-    from oblivion_dbm.snapshot import Snapshot
     from oblivion_dbm.transaction import Transaction
 
     Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -206,8 +208,6 @@ class Database(StoredMapping):
         what was written since the last flush.  While it is open it keeps the
         disk space of tables that were merged since, so close it, or use ``with``.
         """
-        from oblivion_dbm.snapshot import Snapshot
-
         return Snapshot(self._engine, self._path, self)
 
     def transaction(self) -> Transaction:

@@ -151,8 +151,8 @@ class Transaction(StoredMapping):
     def commit(self) -> None:
         """Write everything, as durably as the sync mode says, and end.
 
-        Raises ConflictError where another write came in between, and whatever a
-        write raises; then nothing was written, and the transaction has ended too.
+        Raises ConflictError where another write came in between, and nothing was
+        written; and what any write may raise.  It has ended then too.
         """
         changes, cleared = self._overlay.changes()
         try:

@@ -18,7 +18,10 @@ import oblivion_dbm
 
 OURS = {
     "oblivion_dbm",
-    *("oblivion_dbm." + name for name in "batch bytes_like database engine errors mapping".split()),
+    *(
+        "oblivion_dbm." + name
+        for name in "batch bytes_like database engine errors mapping snapshot".split()
+    ),
     *(
         "oblivion_dbm.engine." + name
         for name in """

@@ -193,8 +193,7 @@ class Snapshot:
 
 def look_up_in(layers: Sequence[Layer], seed: int, probes: tuple[RunProbe, ...]) -> Lookup:
     """Return what looks up in layers over runs."""
-    top, *older = [layer.records for layer in layers] or [{}]
-    return Lookup(seed, (top, tuple(older), probes))
+    return Lookup(seed, ({}, tuple([layer.records for layer in layers]), probes))
 
 
 def live_changes(layers: Sequence[Layer], seed: int, probes: tuple[RunProbe, ...]) -> Iterator[int]:

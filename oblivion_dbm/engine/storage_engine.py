@@ -112,8 +112,7 @@ class StorageEngine:
         """Return the present state with its sequence number; it ends with the handle."""
         self.refresh()
         with self.lock:
-            self.check()
-            return self.tree.snapshot(self.sequence)
+            return self.tree.snapshot(self.sequence)  # which checks
 
     def first(self) -> bytes | None:
         """Return the smallest key with a value, None when there is none."""

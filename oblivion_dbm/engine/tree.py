@@ -101,12 +101,9 @@ class Tree:
         top, *older = self.layers()
         if self.appender is not None:
             self.appender.active, self.appender.tombstones = top.records, top.tombstones
+        probes = () if self.cleared else self._run_probes
         self.lookup.seed = self.version.seed
-        self.lookup.view = (
-            top.records,
-            tuple(layer.records for layer in older),
-            () if self.cleared else self._run_probes,
-        )
+        self.lookup.view = top.records, tuple([layer.records for layer in older]), probes
 
     def _hold_writes(self) -> None:
         """Send the next write to ``show``: an interrupt may come before the layers are bound."""
