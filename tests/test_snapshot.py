@@ -148,7 +148,7 @@ def test_a_snapshot_that_has_ended_raises_from_every_side_and_holds_nothing() ->
     for call in calls:
         with pytest.raises(EndedError, match="ended"):
             call()
-    assert (snapshot.layers, snapshot.runs, snapshot.held) == ((), (), None)
+    assert snapshot._parts == ((), (), (), None)
 
 
 def test_a_count_that_is_known_below_is_believed() -> None:

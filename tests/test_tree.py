@@ -217,8 +217,22 @@ def test_a_snapshot_of_a_cleared_tree_has_no_tables(forest: Forest) -> None:
     tree = forest.tree({b"a": b"1"})
     tree.memtables[0].reset(cleared=True)
     snapshot = tree.snapshot()
-    assert (snapshot.count(), snapshot.first(), list(snapshot.runs)) == (0, None, [])
+    assert (snapshot.count(), snapshot.first(), snapshot.parts()[1]) == (0, None, [])
     assert snapshot.lookup.value(b"a") is None
+
+
+def test_a_walk_keeps_what_it_walks_over_though_its_snapshot_has_ended(forest: Forest) -> None:
+    tree = forest.tree()
+    write(tree.memtables[0], {b"%04d" % number: b"1" for number in range(0, 1000, 2)})
+    snapshot = tree.snapshot()
+    walk = snapshot.lists(SHAPES["keys"], None, None, False)
+    found = next(walk)
+    snapshot.end(error("ended"))
+    for number in range(3):
+        write(tree.memtables[0], {b"%04d" % (10 * number + 1): b"1", b"0900": None})
+        contents(tree)
+    found += [key for keys in walk for key in keys]
+    assert found == [b"%04d" % number for number in range(0, 1000, 2)]
 
 
 def sealed(tree: Tree) -> MemTable:

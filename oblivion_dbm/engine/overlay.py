@@ -106,10 +106,9 @@ class Overlay:
     def count(self) -> int:
         """Return the number of keys with a value; see ``Snapshot.count`` for the cost."""
         self.below.check()
-        frozen = self._frozen()
+        layers, _, probes, _held = self._frozen().parts()
         own = len(self._memtable.layers) - 1
-        _, _, probes = frozen.lookup.view
-        changes = islice(live_changes(frozen.layers, frozen.lookup.seed, probes), own)
+        changes = islice(live_changes(layers, self.below.lookup.seed, probes), own)
         if self._memtable.cleared:
             return sum(changes)
         self._counted = True
@@ -142,12 +141,12 @@ class Overlay:
 
     def _frozen(self) -> Snapshot:
         """Return the present state; iterators of it end with what is below."""
-        border, below = self._memtable.freeze(SOME), self.below
-        seed, (_, _, probes) = below.lookup.seed, below.lookup.view
+        layers, runs, probes, held = self.below.parts()
+        border, seed = self._memtable.freeze(SOME), self.below.lookup.seed
         if self._memtable.cleared:
             return Snapshot(border.layers, (), look_up_in(border.layers, seed, ()), held=border)
-        layers = (*border.layers, *below.layers)
-        return Snapshot(layers, below.runs, look_up_in(layers, seed, probes), held=(border, below))
+        layers = (*border.layers, *layers)
+        return Snapshot(layers, runs, look_up_in(layers, seed, probes), held=(border, held))
 
     def _watched(self, pairs: Iterator[Pair], walk: Walk) -> Iterator[Pair]:
         self._walks.add(walk)

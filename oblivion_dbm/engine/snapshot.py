@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from oblivion_dbm.engine.merge import Chunk
     from oblivion_dbm.engine.sstable import SSTable
 
+    Parts = tuple[Sequence[Layer], Sequence[Sequence[SSTable]], tuple[RunProbe, ...], object]
+
 
 class Ended:
     """Stands where a MemTable's dict was, and raises for every look-up."""
@@ -76,12 +78,10 @@ class Snapshot:
         "__weakref__",
         "_count",
         "_live",
+        "_parts",
         "dependents",
         "ended",
-        "held",
-        "layers",
         "lookup",
-        "runs",
         "sequence",
     )
 
@@ -94,16 +94,25 @@ class Snapshot:
         live: int | None = None,
         held: object = None,
     ) -> None:
-        self.layers = layers
-        self.runs = runs
         self.lookup = lookup
-        self.held = held
+        #: Replaced as one when the snapshot ends.
+        self._parts: Parts = layers, runs, lookup.view[2], held
         #: The sequence number of the state, for those who know it.
         self.sequence = 0
         self.ended: Exception | None = None
         self._live = live
         self._count: int | None = None
         self.dependents = Dependents()
+
+    def parts(self) -> Parts:
+        """Return layers, runs, what looks up in these, and what must stay alive meanwhile.
+
+        Who reads keeps all of it: then nothing changes, though another thread
+        ends the snapshot.  Raises if it has ended.
+        """
+        parts = self._parts
+        self.check()  # afterwards, since ``end`` sets the error first
+        return parts
 
     def check(self) -> None:
         """Raise if the snapshot has ended."""
@@ -116,16 +125,14 @@ class Snapshot:
         The first call looks up each key of the layers that nobody has counted
         yet, and walks the runs if nobody knows how many live keys they hold.
         """
-        self.check()
+        layers, runs, probes, _held = self.parts()
         if self._count is None:
-            live = count_live(self.runs) if self._live is None else self._live
-            _, _, probes = self.lookup.view
-            self._count = live + sum(live_changes(self.layers, self.lookup.seed, probes))
+            live = count_live(runs) if self._live is None else self._live
+            self._count = live + sum(live_changes(layers, self.lookup.seed, probes))
         return self._count
 
     def first(self) -> bytes | None:
         """Return the smallest key with a value, None when there is none."""
-        self.check()
         for keys, records in self.chunks(None, None):
             live = live_keys(keys, records)
             if live:
@@ -164,25 +171,26 @@ class Snapshot:
         self.ended = problem
         self.lookup.view = (Ended(problem), (), ())
         self.dependents.end(problem)
-        self.layers = self.runs = ()
-        self.held = None
+        self._parts = (), (), (), None
 
     def chunks(
         self, start: bytes | None, stop: bytes | None, reverse: bool = False
     ) -> Iterator[Chunk]:
         """Yield the merged chunks of [start, stop), tombstones included."""
+        layers, runs, _, _held = self.parts()
         sources: list[Iterator[Chunk]] = [
-            layer.chunks(start, stop, reverse, growing_sizes()) for layer in self.layers
+            layer.chunks(start, stop, reverse, growing_sizes()) for layer in layers
         ]
-        sources += [_run_chunks(tables, start, stop, reverse) for tables in self.runs]
-        return merge(sources, reverse)
+        sources += [_run_chunks(tables, start, stop, reverse) for tables in runs]
+        yield from merge(sources, reverse)
 
     def lists(
         self, shape: Shape, start: bytes | None, stop: bytes | None, reverse: bool
     ) -> Iterator[list[Any]]:
         """Yield what ``shape`` makes of the live records of [start, stop), in ascending lists."""
-        tables = self.runs[0] if len(self.runs) == 1 else ()
-        alone = tables and not any(layer.records for layer in self.layers)
+        layers, runs, _, _held = self.parts()
+        tables = runs[0] if len(runs) == 1 else ()
+        alone = tables and not any(layer.records for layer in layers)
         if alone and not any(table.tombstones for table in tables):
             for table in _in_range(tables, start, stop, reverse):
                 yield from table.lists(shape, start, stop, reverse, growing_sizes())
