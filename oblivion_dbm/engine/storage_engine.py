@@ -142,6 +142,7 @@ class StorageEngine:
 
     def has_room(self, size: int) -> bool:
         """Tell whether ``submit`` returns, or raises, without waiting."""
+        self.check()
         return True
 
     def recall(self, key: bytes) -> tuple[bool, bytes | None]:
@@ -335,6 +336,7 @@ class Writer(StorageEngine):
 
     def has_room(self, size: int) -> bool:
         """Tell whether ``submit`` takes a key and value of ``size`` bytes without waiting."""
+        self.check()
         queue = self._path.queue
         return not queue.worker.here and queue.has_room(OVERHEAD + size)
 
