@@ -70,7 +70,7 @@ NAMES_OF_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}
 TESTS_OF_THE_WHOLE = set(
     """
     architecture readme format formats model kill crash million threads interrupts
-    bad_input docstrings layout startup
+    bad_input docstrings layout startup exit
     fork readers media cycles
     """.split()
 )

@@ -13,6 +13,7 @@ import os
 from _thread import RLock
 from _weakref import ref
 from contextlib import suppress
+from time import monotonic, sleep
 
 from oblivion_dbm.errors import error
 
@@ -250,8 +251,12 @@ class FileSystem:
         recovery never takes the page cache's survival for granted.
         """
         try:
-            with open("/proc/sys/kernel/random/boot_id", "rb") as source:
-                return bytes.fromhex(source.read(36).decode("ascii").replace("-", ""))
+            # Not by ``open``, which is gone while the interpreter ends.
+            descriptor = os.open("/proc/sys/kernel/random/boot_id", os.O_RDONLY)
+            try:
+                return bytes.fromhex(os.read(descriptor, 36).decode("ascii").replace("-", ""))
+            finally:
+                os.close(descriptor)
         except (OSError, ValueError):
             return os.urandom(16)
 
@@ -261,14 +266,10 @@ class FileSystem:
 
     def clock(self) -> float:
         """Return seconds since some moment; they never go back."""
-        from time import monotonic
-
         return monotonic()
 
     def sleep(self, seconds: float) -> None:
         """Wait; other threads run meanwhile."""
-        from time import sleep
-
         sleep(seconds)
 
 

@@ -68,14 +68,16 @@ class Follower:
     def refresh(self) -> None:
         """Take over what was written since the last look.  O(what is new)."""
         with self._lock:
-            if self._ended or not self.moved():
-                return
-            generation = self._word.words[0]
-            loaded, self._loaded = self._loaded, -1  # if this is left half done
-            if generation != loaded:
-                self._reload(() if loaded == -1 else [log for log in self._logs if log.begun])
-            self._advance()
-            self._loaded = self._generation = generation
+            if not self._ended and self.moved():
+                self.tree.apart(self._lock, self._look)
+
+    def _look(self) -> None:
+        generation = self._word.words[0]
+        loaded, self._loaded = self._loaded, -1  # if this is left half done
+        if generation != loaded:
+            self._reload(() if loaded == -1 else [log for log in self._logs if log.begun])
+        self._advance()
+        self._loaded = self._generation = generation
 
     def _reload(self, known: Sequence[ReplayedLog]) -> None:
         """Read the MANIFEST and open all it names before using any of it.

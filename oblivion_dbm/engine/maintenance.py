@@ -107,7 +107,7 @@ class Maintenance:
     def _step(self) -> None:
         """Do all that is due: the thread's part."""
         try:
-            if self.problem is None:
+            if self.problem is None and not self.worker.stopping:
                 self.work()
         except Cancelled:
             pass
@@ -214,12 +214,12 @@ class Maintenance:
         if self._flushing:
             self._written += records
         elif self._inputs:
-            if self.worker.closed:
+            if self.worker.closed or self.worker.stopping:
                 raise Cancelled
             # Small merges too: else runs pile up while a large one goes on.
-            while self._urgent() or self._merge_due():
+            while self._inputs_are_there() and (self._urgent() or self._merge_due()):
                 pass
-            if not self._inputs <= self._tree.version.numbers():
+            if not self._inputs_are_there():
                 raise Cancelled
         if self.worker.here:
             return
@@ -227,6 +227,10 @@ class Maintenance:
         if now - self._slice_began >= SLICE:
             self._filesystem.sleep(YIELD)
             self._slice_began = self._filesystem.clock()
+
+    def _inputs_are_there(self) -> bool:
+        """Tell whether the tables that are being merged still count: a clear drops them."""
+        return self._inputs <= self._tree.version.numbers()
 
     # The steps.
 
@@ -243,12 +247,16 @@ class Maintenance:
 
     def _publish(self, tables: Any, swap: Callable[[], None] | None) -> None:
         """Show the installed Version, here and to readers in other processes."""
-        with self._appender.lock:
+
+        def show() -> None:
             if swap is not None:
                 swap()
             self._tree.adopt(self._manifest.version, tables)
             self._tree.show()
             self._bump()
+
+        with self._appender.lock:
+            self._tree.within(self._appender.lock, show)
 
     def _prepare(self) -> None:
         """Make the segment that follows the live one; it is durable and named, and empty."""
@@ -286,11 +294,15 @@ class Maintenance:
         with self._appender.lock:
             self._appender.recover()
             self._seal_wanted = False
-            self._log.rotate()
-            self.finish_rotation()
+            self._appender.limit = -1
+            self._tree.apart(self._appender.lock, self._rotate)
             sequence = self._log.sequence
         if self._options.sync == FULL:
             self._log.wait(sequence)  # readers are shown the SEAL once it is synced
+
+    def _rotate(self) -> None:
+        self._log.rotate()
+        self.finish_rotation()
 
     def finish_rotation(self) -> None:
         """Let log and MemTables agree again after a rotation, an interrupted one included."""
@@ -392,7 +404,7 @@ class Maintenance:
             run = self._compactor.merge(task, self._tree.tables.__getitem__)
             self.install(self._tree.version.with_merge(task.runs, run), run)
         except Cancelled:
-            if self.worker.closed:
+            if self.worker.closed or self.worker.stopping:
                 raise
         finally:
             self._inputs = outer

@@ -106,27 +106,29 @@ class StorageEngine:
         self.refresh()
         with self.lock:
             self.check()
-            return self.tree.scan(kernel.SHAPES[shape], start, stop, reverse, owner)
+            tree, items = self.tree, kernel.SHAPES[shape]
+            return tree.apart(self.lock, tree.scan, items, start, stop, reverse, owner)
 
     def snapshot(self) -> Snapshot:
         """Return the present state with its sequence number; it ends with the handle."""
         self.refresh()
         with self.lock:
-            return self.tree.snapshot(self.sequence)  # which checks
+            sequence = self.sequence  # which checks
+            return self.tree.apart(self.lock, self.tree.snapshot, sequence)
 
     def first(self) -> bytes | None:
         """Return the smallest key with a value, None when there is none."""
         self.refresh()
         with self.lock:
             self.check()
-            return self.tree.first()
+            return self.tree.apart(self.lock, self.tree.first)
 
     def count(self) -> int:
         """Return the number of keys with a value; see ``Tree.count`` for the cost."""
         self.refresh()
         with self.lock:
             self.check()
-            return self.tree.count()
+            return self.tree.apart(self.lock, self.tree.count)
 
     def delete(self, key: bytes) -> bool:
         """Remove a key; False when it has no value."""
@@ -327,6 +329,8 @@ class Writer(StorageEngine):
     def submit(self, changes: dict[bytes, bytes | None]) -> Future[None]:
         """Queue puts (value) and deletes (None), to be applied as one; see WriteQueue."""
         self.check()
+        if kernel.depth(self.lock):  # a handler: what it may wait for wants this lock
+            kernel.refuse()
         if len(changes) == 1:
             ((key, value),) = changes.items()
             record = encode(DELETE, key, b"") if value is None else encode(PUT, key, value)
@@ -364,6 +368,8 @@ class Writer(StorageEngine):
     def _settle(self) -> None:
         """Return once what this thread has queued is appended."""
         self.check()
+        if kernel.depth(self.lock):
+            kernel.refuse()
         self._path.queue.settle()
         self.check_writable()
 
@@ -379,6 +385,7 @@ class Writer(StorageEngine):
         self._released = True
         super().forked()
         self._path.refuse(self.lock)
+        self._path.forget_threads()
 
     def close(self) -> None:
         """Sync (unless the mode is "off") and end the handle; again is fine.

@@ -7,7 +7,7 @@ lock, but for reads through the lookup.
 
 from __future__ import annotations
 
-from oblivion_dbm.engine.kernel import Lookup, live_keys
+from oblivion_dbm.engine.kernel import Lookup, depth, live_keys, refuse
 from oblivion_dbm.engine.memtable import FEW, SOME, MemTable
 from oblivion_dbm.engine.snapshot import (
     Dependents,
@@ -22,14 +22,18 @@ from oblivion_dbm.engine.sstable import SSTable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from _thread import RLock
+    from collections.abc import Callable, Iterator
+    from typing import Any, ParamSpec, TypeVar
 
     from oblivion_dbm.engine.filesystem import FileSystem
     from oblivion_dbm.engine.kernel import Appender, Shape
     from oblivion_dbm.engine.kernel.pure import RunProbe
     from oblivion_dbm.engine.memtable import Border, Layer
     from oblivion_dbm.engine.version import Version
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
 
 
 class Tree:
@@ -51,6 +55,8 @@ class Tree:
         self._dependents = Dependents()
         self.version = version
         self.ended: Exception | None = None
+        #: Something is under way, with the owner's lock, that must not be entered again.
+        self.inside = False
         #: Who writes to the top layer, if anybody does.
         self.appender: Appender | None = None
         self.lookup = Lookup(version.seed, ({}, (), ()))
@@ -206,6 +212,26 @@ class Tree:
         scan = Scan(self._freeze(SOME), owner)
         self._dependents.add(scan)
         return scan.items(shape, start, stop, reverse)
+
+    def apart(self, lock: RLock, call: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
+        """Make a call, with the owner's ``lock``, that changes what layers there are.
+
+        A signal handler, or a finaliser, that arrives in it and wants to make
+        such a call is refused: it would find things half done.  Where the lock is
+        held once, nobody is in it, whatever an interrupt has left behind.
+        """
+        if self.inside and depth(lock) > 1:
+            refuse()
+        return self.within(lock, call, *arguments, **more)
+
+    def within(self, lock: RLock, call: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
+        """Make a call as ``apart`` does, perhaps as a part of such a call."""
+        outer = self.inside and depth(lock) > 1
+        self.inside = True
+        try:
+            return call(*arguments, **more)
+        finally:
+            self.inside = outer
 
     def check(self) -> None:
         """Raise if the tree has ended."""

@@ -6,7 +6,10 @@ nothing for it, not even the import of ``threading``.
 
 from __future__ import annotations
 
+import sys
 from _thread import RLock, allocate_lock, start_new_thread
+from _weakref import ref
+from atexit import register
 from collections import deque
 from contextlib import suppress
 
@@ -18,6 +21,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LONGEST_PAUSE = 3600.0
+
+#: Workers that have started a thread, by identity.
+_started: dict[int, ref[Worker]] = {}
+
+
+def _stop_all() -> None:
+    """Before the interpreter ends: it would freeze the threads, with the locks they hold."""
+    for reference in list(_started.values()):
+        worker = reference()
+        if worker is not None:
+            worker.stop()
+
+
+register(_stop_all)
 
 
 class Job:
@@ -54,8 +71,10 @@ class Worker:
     wants to be called again; it must not raise.  Signals are never delivered
     in the thread, so what ``step`` does there is not interrupted.
 
-    Where ``here`` is true there is no thread: none is wanted, or the system
-    gives none.  Then ``wake`` does nothing, and ``call`` calls.
+    Where ``here`` is true there is no thread: none is wanted, the system gives
+    none, or the interpreter is about to end.  Then ``wake`` does nothing, and
+    ``call`` calls.  While the thread is asked to end for that, ``stopping`` is
+    true, and ``step`` should come to an end and leave nothing for later.
     """
 
     def __init__(self, step: Callable[[], float | None], threaded: bool = True) -> None:
@@ -71,6 +90,7 @@ class Worker:
         self._due = False
         #: A thread was started that has not begun yet.
         self._coming = False
+        self.stopping = False
         self.closed = False
 
     def wake(self) -> None:
@@ -83,6 +103,11 @@ class Worker:
             self._start()
 
     def _start(self) -> None:
+        if sys.is_finalizing():
+            self.here = True
+            return
+        name = id(self)
+        _started[name] = ref(self, lambda _: _started.pop(name, None))
         try:
             self._coming = True
             start_new_thread(self._run, ())
@@ -135,11 +160,11 @@ class Worker:
             finally:
                 self._life.release()
             # Whoever called ``wake`` before the release relied on this thread.
-            if self.closed or not self._due:
+            if self.closed or self.stopping or not self._due:
                 return
 
     def _steps(self) -> None:
-        while not self.closed:
+        while not (self.closed or self.stopping):
             self._due = False
             with self._turn:
                 # What has just failed is not tried again at once.
@@ -169,3 +194,19 @@ class Worker:
             return
         with self._life, self._turn:
             self.here = True
+
+    def stop(self) -> None:
+        """End the thread, after one more step; callers do from then on what is to be done."""
+        self.stopping = True
+        self._ring()
+        if not self.is_this_thread:
+            with self._life, self._turn:
+                self.here = True
+                if not self.closed:
+                    self._step()
+        self.stopping = False
+
+    def forked(self) -> None:
+        """Forget, in a child, the thread that only the parent has."""
+        _started.pop(id(self), None)
+        self.closed = self.here = True

@@ -75,7 +75,6 @@ class WritePath:
         self._options = options
         self._mode = mode
         self._mutex = mutex
-        self._working = False
         #: A writer has just paused; the next to need room gets it.
         self._relieved = False
         #: A write inside a held lock has not paused; ``admit`` will, before the next.
@@ -142,7 +141,7 @@ class WritePath:
     def check_idle(self) -> None:
         """Raise for a signal handler that arrived inside a write of its own thread."""
         self.appender.recover()
-        if self._working:
+        if self.tree.inside and depth(self._mutex) > 1:
             refuse()
 
     def _stop(self, problem: BaseException) -> None:
@@ -170,12 +169,8 @@ class WritePath:
             self._stall()
         else:
             self._relieved, self._to_relieve = False, True
-        self._working = True
         self.appender.limit = -1
-        try:
-            self._make_room_for(length)
-        finally:
-            self._working = False
+        self.tree.apart(self._mutex, self._make_room_for, length)
 
     def _stall(self) -> None:
         """Raise Stalled where this write has to wait first; the lock is not held then."""
@@ -190,9 +185,13 @@ class WritePath:
 
     def admit(self) -> None:
         """Do before a lock is taken for several calls what a single write would stall for."""
-        self.queue.settle()
         if depth(self._mutex):
             return
+        self.queue.settle()
+        if self.tree.inside:
+            with self._mutex:
+                if depth(self._mutex) == 1:  # an interrupt has left it behind
+                    self.tree.inside = False
         if self.maintenance.problem is not None:
             self.maintenance.retry()
         elif self._to_relieve:
@@ -248,11 +247,7 @@ class WritePath:
         with self._mutex:
             self.check()
             if self.log.live is None:
-                self._working = True
-                try:
-                    self._begin()
-                finally:
-                    self._working = False
+                self.tree.within(self._mutex, self._begin)
 
     def _begin(self) -> None:
         """Start the first segment of this process, taking over what was recovered.
@@ -373,6 +368,11 @@ class WritePath:
     def is_own_thread(self) -> bool:
         """Whether the caller runs in one of the threads that ``end_work`` waits for."""
         return self.maintenance.worker.is_this_thread or self.queue.worker.is_this_thread
+
+    def forget_threads(self) -> None:
+        """Wait for none of them: what a forked child does, which has none."""
+        self.maintenance.worker.forked()
+        self.queue.worker.forked()
 
     def end_work(self, reason: error) -> None:
         """Take no more writes; do what is queued, and stop the threads.  Again is fine."""

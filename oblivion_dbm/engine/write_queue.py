@@ -146,12 +146,15 @@ class WriteQueue:
     # The thread.
 
     def _step(self) -> float | None:
-        """Do a group of what is queued, and the sync that is due."""
+        """Do a group of what is queued, and the sync that is due; all when it is the last."""
         self._append_group()
         self._answer()
+        while self.worker.stopping and self._queue:
+            self._append_group()
+            self._answer()
         if self._deadline is not None:
             left = self._deadline - self._filesystem.clock()
-            if left > 0 and self._closing is None:
+            if left > 0 and self._closing is None and not self.worker.stopping:
                 return 0.0 if self._queue else left
             self._deadline = None
             assert self._sync_all is not None
