@@ -31,7 +31,7 @@ ORDER = """
     engine.record engine.filenames engine.filesystem engine.options engine.version
     engine.kernel.tables engine.kernel.pure engine.kernel.append engine.kernel.scan engine.kernel
     engine.positioned engine.wal engine.merge engine.memtable engine.sstable
-    engine.table_writer engine.policy engine.manifest engine.compactor engine.lock
+    engine.read_ahead engine.table_writer engine.policy engine.manifest engine.compactor engine.lock
     engine.recovery engine.snapshot engine.overlay engine.tree
     engine.follower engine.worker engine.log engine.maintenance engine.write_queue
     engine.write_path engine.storage_engine

@@ -15,7 +15,7 @@ def test_what_is_not_given_has_its_documented_default() -> None:
     assert (options.memtable_limit, options.table_limit) == (40 << 20, 256 << 20)
     assert (options.fan_in, options.space_ratio, options.lock_timeout) == (8, 2.0, 0.0)
     assert (options.slow_runs, options.stop_runs, options.queue_limit) == (40, 80, 16 << 20)
-    assert options.background is True
+    assert (options.background, options.read_ahead) == (True, False)
 
 
 def test_what_is_given_is_kept() -> None:
@@ -31,6 +31,7 @@ def test_what_is_given_is_kept() -> None:
         "stop_runs": 6,
         "queue_limit": 7,
         "background": False,
+        "read_ahead": True,
     }
     options = Options(**given)
     assert {name: getattr(options, name) for name in Options.__slots__} == given
@@ -51,7 +52,7 @@ def test_an_unknown_option_is_a_type_error_that_lists_the_known_ones() -> None:
         *(("fan_in", value) for value in (1, 0, -8, 8.0)),
         *((name, value) for name in ("slow_runs", "stop_runs") for value in (1, 2.0, None)),
         *(("queue_limit", value) for value in (0, 1.0, None)),
-        *(("background", value) for value in (0, 1, None, "yes")),
+        *((name, value) for name in ("background", "read_ahead") for value in (0, 1, None, "yes")),
         *(("space_ratio", value) for value in (-0.1, float("nan"), "2", None)),
         *(("lock_timeout", value) for value in (-1, float("nan"), "0", None)),
     ],

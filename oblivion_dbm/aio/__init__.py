@@ -21,7 +21,9 @@ Nothing here makes the event loop wait for the disk or for a lock:
   more than 64 KiB, a thread of the handle's queues it.
 * A read that memory can answer (what was written since the last flush) is
   answered at once, without a change of threads, which costs a hundred times as
-  much.  Any other read is made in a thread.
+  much.  Any other read is made in a thread, and reads the parts of a table's file
+  that it needs before it touches the map: to wait for a cold page of a map would
+  stop the whole interpreter, the loop included (option ``read_ahead``).
 * A walk is made a chunk at a time.
 
 Threads start when they are needed, and are gone after ``close()``.

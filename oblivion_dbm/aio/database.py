@@ -67,6 +67,7 @@ class Database(Reads):
     ) -> None:
         """Name the store; it is opened by ``await`` or ``async with``."""
         self._given = path
+        options.setdefault("read_ahead", True)
         self._open = partial(
             database.Database, path, flag, mode, sync=sync, lock_timeout=lock_timeout, **options
         )

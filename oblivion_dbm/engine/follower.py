@@ -32,7 +32,9 @@ class Follower:
     changes nothing on disk.
     """
 
-    def __init__(self, filesystem: FileSystem, directory: str, lock: RLock) -> None:
+    def __init__(
+        self, filesystem: FileSystem, directory: str, lock: RLock, read_ahead: bool = False
+    ) -> None:
         self._filesystem = filesystem
         self._directory = directory
         self._lock = lock
@@ -49,7 +51,7 @@ class Follower:
         self.sequence = 0
         try:
             version = load(filesystem, directory)
-            self.tree = Tree(filesystem, directory, version.replace(runs=()))
+            self.tree = Tree(filesystem, directory, version.replace(runs=()), read_ahead)
             self.refresh()
         except BaseException:
             self.close()

@@ -32,6 +32,9 @@ class Options:
     ``queue_limit``    16 MiB     records that may wait for ``put_async`` and its like
     ``background``     True       flush and merge in a thread of the store's own;
                                   False: in the writes that cause them
+    ``read_ahead``     False      read what a look-up or a walk touches of a table before it
+                                  does, so that no other thread stops while the disk is
+                                  waited for; the default of ``aio``
     ``log_back_end``   "auto"     "mapped", "pwrite", or whichever works here
     ``lock_timeout``   0.0        seconds to wait for another writer to leave
     =================  =========  ================================================
@@ -46,6 +49,7 @@ class Options:
         "log_back_end",
         "memtable_limit",
         "queue_limit",
+        "read_ahead",
         "slow_runs",
         "space_ratio",
         "stop_runs",
@@ -63,6 +67,7 @@ class Options:
         self.stop_runs: int = settings.pop("stop_runs", 80)
         self.queue_limit: int = settings.pop("queue_limit", 16 * MEBIBYTE)
         self.background: bool = settings.pop("background", True)
+        self.read_ahead: bool = settings.pop("read_ahead", False)
         self.log_back_end: str = settings.pop("log_back_end", "auto")
         self.lock_timeout: float = settings.pop("lock_timeout", 0.0)
         if settings:
@@ -89,8 +94,9 @@ class Options:
                 raise ValueError(f"{name} must be a whole number >= {least}, not {value!r}")
         self._check_number("space_ratio")
         self._check_number("lock_timeout")
-        if not isinstance(self.background, bool):
-            raise ValueError(f"background must be True or False, not {self.background!r}")
+        for name in ("background", "read_ahead"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}")
 
     def _check_choice(self, name: str, choices: tuple[str, ...], more: str = "") -> None:
         if getattr(self, name) not in choices:

@@ -201,7 +201,8 @@ class Snapshot:
 
 def look_up_in(layers: Sequence[Layer], seed: int, probes: tuple[RunProbe, ...]) -> Lookup:
     """Return what looks up in layers over runs."""
-    return Lookup(seed, ({}, tuple([layer.records for layer in layers]), probes))
+    kind: type[Lookup] = probes[0][1][0][-1].lookup if probes else Lookup
+    return kind(seed, ({}, tuple([layer.records for layer in layers]), probes))
 
 
 def live_changes(layers: Sequence[Layer], seed: int, probes: tuple[RunProbe, ...]) -> Iterator[int]:

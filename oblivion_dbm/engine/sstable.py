@@ -40,7 +40,14 @@ from itertools import accumulate, pairwise
 from struct import Struct
 
 from oblivion_dbm.engine.filenames import table as table_name
-from oblivion_dbm.engine.kernel import PROBE_LIMIT, SLOTS_PER_PAIR, hash_keys, split, sum_group
+from oblivion_dbm.engine.kernel import (
+    PROBE_LIMIT,
+    SLOTS_PER_PAIR,
+    Lookup,
+    hash_keys,
+    split,
+    sum_group,
+)
 from oblivion_dbm.engine.record import (
     BadRecord,
     crc32c,
@@ -99,6 +106,9 @@ class SSTable:
     Opening reads the footer only.  Raises CorruptionError for anything that
     does not check, and ``error`` for a table of a newer format.
     """
+
+    #: What looks up in tables of this kind.
+    lookup = Lookup
 
     def __init__(
         self, filesystem: FileSystem, directory: str, info: TableInfo, store_id: bytes
@@ -373,7 +383,7 @@ class SSTable:
         end = self.records_end if high == len(self) else self.offset(high)
         if end - self.offset(low) <= LARGEST_STRETCH:
             return low if reverse else high
-        ends = self.ends(low, high)
+        ends = SSTable.ends(self, low, high)  # of more than will be read, perhaps
         if reverse:
             return min(high - 1, low + bisect_left(ends, end - LARGEST_STRETCH))
         return max(low + 1, low + bisect_right(ends, ends[0] + LARGEST_STRETCH) - 1)

@@ -60,6 +60,10 @@ class StorageEngine:
         self.options = options
         self.lock = RLock()
         after_fork(self)
+        if options.read_ahead:
+            from oblivion_dbm.engine.read_ahead import bring_logs
+
+            bring_logs(filesystem, directory)
 
     @property
     def ended(self) -> Exception | None:
@@ -213,7 +217,7 @@ class Reader(StorageEngine):
 
     def __init__(self, filesystem: FileSystem, directory: str, options: Options) -> None:
         super().__init__(filesystem, directory, options)
-        self._follower = Follower(filesystem, directory, self.lock)
+        self._follower = Follower(filesystem, directory, self.lock, options.read_ahead)
         self.tree = self._follower.tree
         self.value = self._follower.value
         self.put = self._refuse_put

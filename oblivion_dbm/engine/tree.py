@@ -7,7 +7,7 @@ lock, but for reads through the lookup.
 
 from __future__ import annotations
 
-from oblivion_dbm.engine.kernel import Lookup, depth, live_keys, refuse
+from oblivion_dbm.engine.kernel import depth, live_keys, refuse
 from oblivion_dbm.engine.memtable import FEW, SOME, MemTable
 from oblivion_dbm.engine.snapshot import (
     Dependents,
@@ -39,10 +39,14 @@ if TYPE_CHECKING:
 class Tree:
     """MemTables, newest first, over the runs of ``version``.
 
+    With ``read_ahead`` tables are read as :mod:`oblivion_dbm.engine.read_ahead` says.
+
     Raises CorruptionError where a table that the Version names does not open.
     """
 
-    def __init__(self, filesystem: FileSystem, directory: str, version: Version) -> None:
+    def __init__(
+        self, filesystem: FileSystem, directory: str, version: Version, read_ahead: bool = False
+    ) -> None:
         self._filesystem = filesystem
         self._directory = directory
         self.memtables: list[MemTable] = [MemTable()]
@@ -59,7 +63,12 @@ class Tree:
         self.inside = False
         #: Who writes to the top layer, if anybody does.
         self.appender: Appender | None = None
-        self.lookup = Lookup(version.seed, ({}, (), ()))
+        self._table = SSTable
+        if read_ahead:
+            from oblivion_dbm.engine.read_ahead import AheadTable
+
+            self._table = AheadTable
+        self.lookup = self._table.lookup(version.seed, ({}, (), ()))
         self.adopt(version, self.open_tables(version))
 
     def open_tables(self, version: Version) -> dict[int, SSTable]:
@@ -71,7 +80,7 @@ class Tree:
                 table = self.tables.get(info.number)
                 if table is None or table.info != info or not same_store:
                     store_id = bytes.fromhex(version.store_id)
-                    table = SSTable(self._filesystem, self._directory, info, store_id)
+                    table = self._table(self._filesystem, self._directory, info, store_id)
                 tables[info.number] = table
         return tables
 

@@ -102,7 +102,7 @@ class WritePath:
         try:
             recovery = Recovery(self._filesystem, self._directory, version)
             recovery.close()
-            self.tree = Tree(self._filesystem, self._directory, version)
+            self.tree = Tree(self._filesystem, self._directory, version, self._options.read_ahead)
         except error as problem:
             raise missing_is_damage(problem) from problem
         self._lost = recovery.lost
