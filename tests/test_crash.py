@@ -155,7 +155,7 @@ class Disk(FileSystem):
 class Run:
     """A store on a ``Disk``, what it should hold, and the states its crashes may leave."""
 
-    def __init__(self, directory: str, seed: int, sync: str, background: bool) -> None:
+    def __init__(self, directory: str, seed: int, sync: str | float, background: bool) -> None:
         self.background = background
         self.dice = random.Random(seed)
         self.directory = directory
@@ -207,6 +207,8 @@ class Run:
                 pairs = {b"%d" % self.dice.randrange(40): value for _ in range(5)}
                 model.update(pairs)
                 act = partial(engine.write, dict(pairs), False)
+                if self.dice.random() < 0.5:
+                    act = partial(_submit, engine, dict(pairs))
             elif kind < 18 and self.dice.random() < 0.5:
                 model.clear()
                 act = engine.clear
@@ -248,6 +250,10 @@ class Run:
         return found
 
 
+def _submit(engine: StorageEngine, changes: dict[bytes, bytes | None]) -> None:
+    engine.submit(changes).result(60)
+
+
 class Restarted(FileSystem):
     """The real file system, some number of restarts later."""
 
@@ -259,14 +265,14 @@ class Restarted(FileSystem):
 
 
 @pytest.mark.parametrize("background", [False, True])
-@pytest.mark.parametrize("sync", ["normal", "full", "off"])
+@pytest.mark.parametrize("sync", ["normal", "full", "off", 0.01])
 def test_after_a_crash_of_the_machine_a_prefix_is_there(
-    tmp_path: Path, sync: str, background: bool
+    tmp_path: Path, sync: str | float, background: bool
 ) -> None:
     seed = int(os.environ.get("OBLIVION_DBM_SEED", random.randrange(1 << 32)))
     print(f"OBLIVION_DBM_SEED={seed}")
     checked = 0
-    while checked < STATES // 6:
+    while checked < STATES // 8:
         seed += 1
         run = Run(str(tmp_path / f"store{seed}"), seed, sync, background)
         for _ in range(3):
@@ -280,6 +286,7 @@ def test_after_a_crash_of_the_machine_a_prefix_is_there(
             left, promised, done = run.states[-1]
             run.states.clear()
             assert isinstance(engine, Writer)
+            engine._path.queue.worker.close()
             engine._path.maintenance.worker.close()
             engine.forked()
             for inode in disk.all_inodes:
