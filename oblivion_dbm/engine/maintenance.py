@@ -48,6 +48,11 @@ SLICE, YIELD = 0.0015, 0.00005
 PREPARE_AT = 0.5
 #: How much fuller than it should be it gets before writers have to wait.
 OVERFULL = 1.25
+#: Bytes of log between two looks at the MemTable's size: when nothing is under
+#: way, when a flush is, and when writers are ahead of it.
+STRIDE, FLUSH_STRIDE, PRESSED_STRIDE = 1 << 20, 1 << 18, 1 << 15
+#: Memory that a byte of the log takes at most: a record has 13 bytes and its key.
+MEMORY_PER_BYTE = 1 + KEY_OVERHEAD / 13
 #: Share of a flush that is done when the last record is written: then index,
 #: filter and syncs are still to come.
 WRITTEN_SHARE = 0.6
@@ -155,6 +160,17 @@ class Maintenance:
         memory = logged + KEY_OVERHEAD * records
         return memory / self._options.memtable_limit if records else 0.0
 
+    def stride(self) -> int:
+        """Return the bytes of log that may be written until somebody looks again.
+
+        However small the records are, the MemTable is not overfull after them.
+        """
+        memory = (OVERFULL - self.fill()) * self._options.memtable_limit
+        room = max(0, int(memory / MEMORY_PER_BYTE))
+        if len(self._tree.memtables) == 1:
+            return min(room, STRIDE)
+        return min(room, PRESSED_STRIDE if self.pressure() else FLUSH_STRIDE)
+
     @property
     def rotation_due(self) -> bool:
         """Whether the MemTable is to be sealed."""
@@ -191,9 +207,15 @@ class Maintenance:
         return self.pressure() != 0 or (self.worker.here and self.due)
 
     def work(self) -> None:
-        """Do all that is due, the most urgent first."""
-        while self._urgent() or self._merge_due():
-            pass
+        """Do all that is due, the most urgent first.
+
+        A merge gets its turn after each urgent step, and does the next one in its
+        pauses: writers as fast as flushes would keep it waiting for ever.
+        """
+        busy = True
+        while busy:
+            urgent = self._urgent()
+            busy = self._merge_due() or urgent
 
     def _urgent(self) -> bool:
         """Do one thing that writers may be waiting for; False where there is none."""

@@ -404,7 +404,10 @@ class Writer(StorageEngine):
         if self._released:
             return
         if self._path.is_own_thread:
-            start_new_thread(self.close, ())
+            try:
+                start_new_thread(self.close, ())
+            except RuntimeError:  # the system gives none
+                kernel.refuse()
             return
         with self.lock:
             self._path.check_idle()

@@ -44,9 +44,6 @@ if TYPE_CHECKING:
 LARGEST_PRELUDE = 1 << 18
 #: Bytes of log up to which close leaves the MemTable to the next opening.
 LARGEST_LEFT_OPEN = 1 << 20
-#: Bytes of log between two looks at the MemTable's size: when nothing is under
-#: way, when a flush is, and when writers are ahead of it.
-STRIDE, FLUSH_STRIDE, PRESSED_STRIDE = 1 << 20, 1 << 18, 1 << 15
 
 
 class WritePath:
@@ -136,6 +133,7 @@ class WritePath:
         problem = self.failed or self._manifest.failed
         if problem is not None:
             self._untold = False
+            self.maintenance.problem = None
             raise error(EIO, f"writing stopped: {problem}", self._directory) from problem
 
     def check_idle(self) -> None:
@@ -165,11 +163,11 @@ class WritePath:
         self.check()
         if self.closing:
             raise error("the handle is being closed")
+        self.appender.limit = -1
         if depth(self._mutex) == 1:
             self._stall()
         else:
             self._relieved, self._to_relieve = False, True
-        self.appender.limit = -1
         self.tree.apart(self._mutex, self._make_room_for, length)
 
     def _stall(self) -> None:
@@ -194,7 +192,7 @@ class WritePath:
                     self.tree.inside = False
         if self.maintenance.problem is not None:
             self.maintenance.retry()
-        elif self._to_relieve:
+        elif self._to_relieve or self.appender.limit < 0:
             self._to_relieve = False
             if self.maintenance.under_pressure:
                 self._relieve()
@@ -220,16 +218,11 @@ class WritePath:
         self.log.grow(position + length)
         if self.maintenance.due:
             self.maintenance.worker.wake()
-        stride = min(self._stride(), self._options.memtable_limit // 8 + 1)
+        stride = self.maintenance.stride()
         assert self.log.live is not None
         self.appender.limit = max(position + length, min(self.log.live.capacity, position + stride))
         if self.queue.pending:  # whoever has queued it must come here
             self.appender.limit = -1
-
-    def _stride(self) -> int:
-        if len(self.tree.memtables) == 1:
-            return STRIDE
-        return PRESSED_STRIDE if self.maintenance.pressure() else FLUSH_STRIDE
 
     def _attend(self) -> None:
         """Send the next write to ``_make_room``."""
