@@ -105,7 +105,7 @@ class Database(StoredMapping):
         """Open the store at ``path``.
 
         ``flag`` is r, w, c or n, then any of s, f and u (see ``open``); ``sync``
-        is "full", "normal" or "off"; ``lock_timeout`` seconds are waited for
+        is "full", "normal", "off" or a number of seconds; ``lock_timeout`` seconds are waited for
         another writer.  Further options: ``oblivion_dbm.engine.options.Options``.
 
         Raises ``error`` with errno ENOENT where there is no store (r, w), with

@@ -498,7 +498,7 @@ def test_no_call_on_the_loop_waits_for_the_handle_s_lock(store: Path) -> None:
                 partial(db.put_many, {"e": "3"}), partial(db.get_many, ["a"]), db.first, db.last,
                 db.count, db.scan().__anext__, db.keys().__anext__, db.sync, db.stats, db.flush,
                 db.sequence, db.refresh, partial(db.contains, "absent"), snapshot.__aenter__,
-                step.__aenter__, db.clear, db.verify,
+                step.__aenter__, db.verify,
             ]  # fmt: skip
             tasks = [asyncio.ensure_future(call()) for call in calls]
             assert await db.get("a") == b"1"

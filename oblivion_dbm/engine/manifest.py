@@ -184,6 +184,9 @@ class Manifest:
         self.failed: BaseException | None = None
         #: Numbers of files that are being written; no sweep takes them.
         self._pending: set[int] = set()
+        #: Numbers of files that the MANIFEST on disk may name, since an interrupt
+        #: came between its rename and the end of ``install``.
+        self._uncertain: set[int] = set()
         for name in filesystem.list(directory):
             parsed = filenames.parse(name)
             if parsed is not None:
@@ -214,7 +217,9 @@ class Manifest:
 
     def may_name(self, number: int) -> bool:
         """Tell whether the MANIFEST on disk names a file, or may do so."""
-        return self.failed is not None or number in self.version.numbers()
+        return (
+            self.failed is not None or number in self.version.numbers() or number in self._uncertain
+        )
 
     def forget(self, number: int) -> None:
         """Say that the file of this number will not be installed."""
@@ -242,8 +247,14 @@ class Manifest:
             self._limit = version.next_file + RESERVE
             publish()
         except BaseException as problem:
-            self.failed = problem
+            if isinstance(problem, OSError) or isinstance(problem.__context__, OSError):
+                self.failed = problem
+            # An interrupt leaves either MANIFEST on disk.  The files of both stay
+            # until the next one is there, which is made of what is in memory.
+            self._uncertain |= version.numbers()
             raise
+        self._pending -= self._uncertain
+        self._uncertain.clear()
         self._sweep()
 
     def _write(self, path: str, data: bytes) -> None:

@@ -130,7 +130,7 @@ class Overlay:
         for key in chain(self._keys, self._memtable.merged()):
             if before.value(key) != after.value(key):
                 raise ConflictError(key)
-        walked = [walk.range() for walk in self._walks]
+        walked = [walk.range() for walk in tuple(self._walks)]
         for start, stop in _joined([*self._ranges, *filter(None, walked)]):
             pairs = (each.scan("pairs", start, stop, False) for each in (self.below, now))
             for old, new in zip_longest(*pairs):

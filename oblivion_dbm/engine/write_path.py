@@ -383,10 +383,12 @@ class WritePath:
             if self._untold or self.maintenance.problem is not None:
                 self.check_failed()
             return
-        if self.appender.position - DATA_AT > LARGEST_LEFT_OPEN:
-            self.maintenance.flush_all()
-        if self._options.sync != OFF:
-            self.sync()
+        try:
+            if self.appender.position - DATA_AT > LARGEST_LEFT_OPEN:
+                self.maintenance.flush_all()
+        finally:  # a disk too full for a table may sync all the same
+            if self._options.sync != OFF:
+                self.sync()
 
     def stats(self) -> dict[str, Any]:
         """Return figures for people."""
