@@ -345,6 +345,11 @@ class StoredMapping(OrderedMapping):
         exact = key if type(key) is bytes else to_bytes(key, "key")  # type: ignore[arg-type]  # it checks
         return self._value(exact) is not None
 
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether this has ended."""
+
     def __copy__(self) -> StoredMapping:
         raise TypeError(f"a {type(self).__name__} cannot be copied: it stands for one thing only")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import errno
 import gc
 import os
+import pickle
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -17,7 +19,7 @@ from typing import Any, TypeVar
 import pytest
 
 import oblivion_dbm
-from oblivion_dbm import ConflictError, CorruptionError, aio, error
+from oblivion_dbm import ConflictError, CorruptionError, Database, aio, error
 from oblivion_dbm.engine.filesystem import FileSystem
 
 T = TypeVar("T")
@@ -866,3 +868,42 @@ def test_a_handle_in_a_forked_child_raises(store: Path) -> None:
             assert await db.get("a") == b"1"
 
     run(main)
+
+
+def test_handles_are_not_copied_or_pickled(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with aio.open(tmp_path / "store", "c") as db, db.snapshot() as snapshot:
+            for handle in (db, snapshot):
+                for refuse in (copy.copy, copy.deepcopy, pickle.dumps):
+                    with pytest.raises(TypeError, match="cannot be"):
+                        refuse(handle)
+
+    asyncio.run(main())
+
+
+def test_a_walk_ends_with_what_it_walks_over(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with aio.open(tmp_path / "store", "c") as db:
+            await db.put_many({b"%03d" % number: b"" for number in range(100)})
+            async with db.snapshot() as snapshot:
+                walk = snapshot.scan()
+                assert (await walk.__anext__())[0] == b"000"
+            with pytest.raises(error):
+                await walk.__anext__()
+
+    asyncio.run(main())
+
+
+def test_an_open_that_is_given_up_does_not_wait_for_the_other_writer(tmp_path: Path) -> None:
+    async def main() -> None:
+        with Database(tmp_path / "store"):
+            waiting = aio.open(tmp_path / "store", "c", lock_timeout=5)
+            opening = asyncio.ensure_future(waiting._begin())
+            await asyncio.sleep(0.05)
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+        while any(thread.name.startswith("oblivion_dbm") for thread in threading.enumerate()):
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())

@@ -89,6 +89,10 @@ class Database(Reads):
         off_loop = self._off_loop = OffLoop()
         try:
             self._store = await off_loop.acquire(self._open, database.Database.close)
+        except asyncio.CancelledError:
+            # The open may still wait for another writer; nobody waits for it.
+            off_loop.end(lambda: None, off_loop.loop.create_future())
+            raise
         except BaseException:
             await asyncio.wait((off_loop.end(lambda: None, off_loop.loop.create_future()),))
             raise

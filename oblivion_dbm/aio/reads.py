@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from oblivion_dbm.aio.off_loop import OffLoop
     from oblivion_dbm.bytes_like import Bytes
-    from oblivion_dbm.mapping import OrderedMapping, Pair
+    from oblivion_dbm.mapping import Pair, StoredMapping
 
     P = ParamSpec("P")
 
@@ -31,9 +31,13 @@ class Walk(Generic[T]):
     """
 
     def __init__(
-        self, fetch: Callable[[Callable[[], list[T]]], Any], begin: Callable[[], Iterator[T]]
+        self,
+        fetch: Callable[[Callable[[], list[T]]], Any],
+        begin: Callable[[], Iterator[T]],
+        closed: Callable[[], bool],
     ) -> None:
         self._fetch = fetch
+        self._closed = closed
         self._begin = begin
         self._source: Iterator[T] | None = None
         self._chunk: Iterator[T] = iter(())
@@ -45,6 +49,8 @@ class Walk(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
+        if self._closed():
+            self._chunk = iter(())  # the next fetch raises
         for item in self._chunk:
             return item
         if self._ended is not None:
@@ -105,9 +111,21 @@ class Reads:
         """Return what a call made in a thread returns."""
         return await self._off_loop.read(call, *args, **kwargs)
 
-    def _mapping(self) -> OrderedMapping:
+    def _mapping(self) -> StoredMapping:
         """Return what is read; raises where it may not be used now."""
         raise NotImplementedError
+
+    def _is_closed(self) -> bool:
+        return self._mapping().closed
+
+    def __copy__(self) -> Reads:
+        raise TypeError(f"a {type(self).__name__} cannot be copied: it stands for one thing only")
+
+    def __deepcopy__(self, memo: object) -> Reads:
+        return self.__copy__()
+
+    def __reduce__(self) -> str:
+        raise TypeError(f"a {type(self).__name__} cannot be pickled: it is a handle on open files")
 
     async def get(self, key: Bytes, default: Any = None) -> Any:
         """Return the value of ``key``, ``default`` where it has none."""
@@ -148,7 +166,7 @@ class Reads:
         begin = partial(
             self._mapping().scan, start=start, stop=stop, prefix=prefix, reverse=reverse
         )
-        return Walk(self._read, begin)
+        return Walk(self._read, begin, self._is_closed)
 
     def items(self) -> Walk[Pair]:
         """Return an asynchronous iterator of all (key, value) in key order."""
@@ -156,11 +174,11 @@ class Reads:
 
     def keys(self) -> Walk[bytes]:
         """Return an asynchronous iterator of all keys in order."""
-        return Walk(self._read, self._mapping().__iter__)
+        return Walk(self._read, self._mapping().__iter__, self._is_closed)
 
     def values(self) -> Walk[bytes]:
         """Return an asynchronous iterator of all values in key order."""
-        return Walk(self._read, self._mapping().values().__iter__)
+        return Walk(self._read, self._mapping().values().__iter__, self._is_closed)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self.keys()
