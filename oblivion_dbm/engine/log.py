@@ -8,11 +8,13 @@ all whose records were in the log when it began.
 
 from __future__ import annotations
 
+import sys
 from _thread import RLock
 
 from oblivion_dbm.engine.kernel import depth, refuse
 from oblivion_dbm.engine.options import FULL
 from oblivion_dbm.engine.wal import WAL
+from oblivion_dbm.errors import error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,8 +136,7 @@ class Log:
         self._arrived += 1
         while self.synced < sequence:
             turn = self._round
-            if depth(turn):  # a handler inside its own sync
-                refuse()
+            self.check_outside()
             with turn:
                 if self._round is turn and self.synced < sequence:
                     self._lead()
@@ -173,18 +174,27 @@ class Log:
             sequence = self.sequence
             for wal, _ in marks:
                 wal.rewrite()
+        outside = sys.exc_info()[1]
         try:
             for wal, _ in marks:
                 wal.sync()
         except BaseException as problem:
-            # An interrupt may hide that the system has failed.
-            if isinstance(problem, OSError) or isinstance(problem.__context__, OSError):
-                self._stop(problem)
+            failure = _failure(problem, outside)
+            if failure is not None:
+                self._stop(failure)
             raise
         with self._appender.lock:
             for wal, mark in marks:
                 wal.note_synced(mark)
             self.synced = max(self.synced, sequence)
+
+    def check_outside(self) -> None:
+        """Raise for a signal handler inside a sync of its own thread.
+
+        Whoever else is to come to an end may have to wait for that sync.
+        """
+        if depth(self._round):
+            refuse()
 
     def retire(self, number: int) -> None:
         """Let go of a sealed segment whose records are a table now."""
@@ -217,3 +227,20 @@ class Log:
         for wal in (*self.sealed, self.live, self.prepared):
             if wal is not None:
                 wal.close()
+
+
+def _failure(problem: BaseException, outside: BaseException | None) -> OSError | None:
+    """Return the system's failure that ``problem`` is, or that an interrupt hides.
+
+    A signal handler may raise any exception, TimeoutError too, which is no
+    failure of the disk; nor is what the caller of the store was just handling,
+    which is ``outside``.
+    """
+    if isinstance(problem, error):
+        return problem
+    hidden = problem.__context__
+    while hidden is not None and hidden is not outside:
+        if isinstance(hidden, OSError):
+            return hidden
+        hidden = hidden.__context__
+    return None

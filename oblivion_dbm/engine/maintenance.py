@@ -127,6 +127,7 @@ class Maintenance:
         """
         if depth(self._appender.lock):
             refuse()
+        self._log.check_outside()
         try:
             self.worker.call(step)
         except Cancelled as problem:

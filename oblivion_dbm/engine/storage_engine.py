@@ -409,10 +409,12 @@ class Writer(StorageEngine):
             except RuntimeError:  # the system gives none
                 kernel.refuse()
             return
+        # A handler inside this very call, or another that has to come to its end first.
+        if kernel.depth(self._closing) or kernel.depth(self.lock):
+            kernel.refuse()
+        self._path.log.check_outside()
         with self.lock:
             self._path.check_idle()
-        if kernel.depth(self._closing):  # a handler inside this very call
-            kernel.refuse()
         with self._closing:
             if self.ended is None:
                 self._path.end_work(error(CLOSED))
@@ -430,9 +432,9 @@ class Writer(StorageEngine):
         try:
             self._path.log.close()
         finally:
-            if not self._released:
-                self._released = True
+            if not self._released:  # by a fork
                 self._store_lock.release()
+        self._released = True
 
 
 def _batch_record(changes: dict[bytes, bytes | None], cleared: bool) -> bytes:

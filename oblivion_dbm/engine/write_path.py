@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from errno import EIO
 
-from oblivion_dbm.engine.kernel import Appender, Stalled, depth, refuse
+from oblivion_dbm.engine.kernel import BUSY, Appender, Stalled, depth, refuse
 from oblivion_dbm.engine.log import Log
 from oblivion_dbm.engine.maintenance import PAUSE, Maintenance
 from oblivion_dbm.engine.manifest import Manifest, missing_is_damage
@@ -137,10 +137,14 @@ class WritePath:
             raise error(EIO, f"writing stopped: {problem}", self._directory) from problem
 
     def check_idle(self) -> None:
-        """Raise for a signal handler that arrived inside a write of its own thread."""
+        """Raise for a signal handler that arrived inside a write of its own thread.
+
+        To be called with the lock: what was interrupted and left is put right.
+        """
         self.appender.recover()
         if self.tree.inside and depth(self._mutex) > 1:
             refuse()
+        self.tree.inside = False
 
     def _stop(self, problem: BaseException) -> None:
         """Stop writing for good."""
@@ -172,6 +176,7 @@ class WritePath:
 
     def _stall(self) -> None:
         """Raise Stalled where this write has to wait first; the lock is not held then."""
+        self.log.check_outside()
         if self.queue.owes:
             raise Stalled(self.queue.settle)
         if self.maintenance.problem is not None:
@@ -185,11 +190,11 @@ class WritePath:
         """Do before a lock is taken for several calls what a single write would stall for."""
         if depth(self._mutex):
             return
+        self.log.check_outside()
         self.queue.settle()
-        if self.tree.inside:
-            with self._mutex:
-                if depth(self._mutex) == 1:  # an interrupt has left it behind
-                    self.tree.inside = False
+        if self.tree.inside or self.appender.position >= BUSY:
+            with self._mutex:  # later it could not be told from a handler's call
+                self.check_idle()
         if self.maintenance.problem is not None:
             self.maintenance.retry()
         elif self._to_relieve or self.appender.limit < 0:

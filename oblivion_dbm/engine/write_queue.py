@@ -78,10 +78,14 @@ class WriteQueue:
         from concurrent.futures import Future
 
         future: Future[None] = Future()
-        while not self._take(record, future):
-            self._filesystem.sleep(_PAUSE)
-        self._attend()
-        self._wake()
+        try:
+            while not self._take(record, future):
+                self._filesystem.sleep(_PAUSE)
+            self._attend()
+            self._wake()
+        except BaseException:
+            future.cancel()  # nobody gets it: what is not done yet is not to be done
+            raise
         return future
 
     def has_room(self, length: int) -> bool:
@@ -127,6 +131,8 @@ class WriteQueue:
     def settle(self) -> None:
         """Return once all that the calling thread has queued is appended, or has failed."""
         while self.owes:
+            if depth(self._lock):  # a signal handler in the middle of queueing
+                refuse()
             if self.worker.is_this_thread:  # in a callback
                 self._append_group()
             else:
@@ -138,10 +144,10 @@ class WriteQueue:
         if self._deadline is None:
             self._sync_all = sync_all
             self._deadline = self._filesystem.clock() + seconds
-            self.worker.wake()
-            if self.worker.here:
-                self._deadline = None
-                sync_all()
+        self.worker.wake()  # who set the time may have been interrupted before doing so
+        if self.worker.here:
+            self._deadline = None
+            sync_all()
 
     # The thread.
 
@@ -212,7 +218,7 @@ class WriteQueue:
         A sync that was to come later comes now.  Not for callbacks to call: they
         run in the thread that this waits for.
         """
-        if self.worker.is_this_thread:
+        if self.worker.is_this_thread or depth(self._lock):
             refuse()
         with self._lock:
             self._closing = reason

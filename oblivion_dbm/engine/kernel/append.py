@@ -106,8 +106,8 @@ class Appender:
                     # A signal handler may run at any call and any jump: there is
                     # none between looking at the position and marking it.
                     start = self.position
-                    self.position = start + BUSY
                     end = start + length
+                    self.position = start + BUSY
                     try:
                         if end > self.limit:
                             start, end = self.reserve(start, length)
@@ -144,8 +144,8 @@ class Appender:
             try:
                 with self.lock:
                     start = self.position
-                    self.position = start + BUSY
                     end = start + length
+                    self.position = start + BUSY
                     try:
                         if end > self.limit:
                             start, end = self.reserve(start, length)
@@ -173,15 +173,20 @@ class Appender:
     def reserve(self, start: int, length: int) -> tuple[int, int]:
         """Return (start, end) of room for ``length`` bytes, made where there is none.
 
-        ``start`` is the position that was found.
+        ``start`` is the position that was found, and that is marked.  It is
+        looked at again after it was marked anew: a signal handler that wrote in
+        between has used the room up.
         """
-        self.position = start
-        if start >= BUSY:
-            self.recover()
-        if self.position + length > self.limit:
-            self.make_room(length)
-        start = self.position
-        self.position = start + BUSY
+        found = -1
+        while start != found:
+            self.position = start
+            if start >= BUSY:
+                self.recover()
+            found = self.position
+            if found + length > self.limit:
+                self.make_room(length)
+            start = self.position
+            self.position = start + BUSY
         return start, start + length
 
     def recover(self) -> None:
