@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -57,6 +58,8 @@ class Disk(FileSystem):
         self.durable_names: dict[str, Inode] = {}
         self.pending: list[tuple[str, str, Inode | None]] = []
         self.watch: Callable[[], None] = lambda: None
+        #: What several threads do comes one after the other, a crash included.
+        self.one = threading.RLock()
         if os.path.isdir(directory):
             for name in os.listdir(directory):
                 path = os.path.join(directory, name)
@@ -76,44 +79,52 @@ class Disk(FileSystem):
 
     def create(self, path: str, mode: int = 0o666) -> File:
         self._look()
-        file = super().create(path, mode)
-        self._found(path, b"")
-        self.pending.append(("create", path, self.inodes[path]))
+        with self.one:
+            file = super().create(path, mode)
+            self._found(path, b"")
+            self.pending.append(("create", path, self.inodes[path]))
         return file
 
     def write(self, file: File, offset: int, data: bytes | memoryview) -> None:
         self._look()
-        super().write(file, offset, data)
+        with self.one:
+            super().write(file, offset, data)
 
     def rename(self, source: str, destination: str) -> None:
         self._look()
-        super().rename(source, destination)
-        self.inodes[destination] = self.inodes.pop(source)
-        self.pending.append(("remove", source, None))
-        self.pending.append(("create", destination, self.inodes[destination]))
+        with self.one:
+            super().rename(source, destination)
+            self.inodes[destination] = self.inodes.pop(source)
+            self.pending.append(("remove", source, None))
+            self.pending.append(("create", destination, self.inodes[destination]))
         self._look()
 
     def remove(self, path: str) -> None:
         self._look()
-        super().remove(path)
-        self.inodes.pop(path)
-        self.pending.append(("remove", path, None))
+        with self.one:
+            super().remove(path)
+            self.inodes.pop(path)
+            self.pending.append(("remove", path, None))
 
     def sync(self, file: File) -> None:
         self._look()
-        super().sync(file)
-        inode = self.inodes.get(file.path)
-        if inode is not None:
-            inode.durable = inode.now()
+        with self.one:
+            inode = self.inodes.get(file.path)
+            # What another thread stores in the meantime is not what was synced.
+            now = b"" if inode is None else inode.now()
+            super().sync(file)
+            if inode is not None:
+                inode.durable = now
         self._look()
 
     def sync_directory(self, path: str) -> None:
         self._look()
-        super().sync_directory(path)
-        if path == self.directory:
-            for change in self.pending:
-                self._apply(self.durable_names, *change)
-            self.pending.clear()
+        with self.one:
+            super().sync_directory(path)
+            if path == self.directory:
+                for change in self.pending:
+                    self._apply(self.durable_names, *change)
+                self.pending.clear()
         self._look()
 
     @staticmethod
@@ -181,7 +192,7 @@ class Run:
         lock: Any = nullcontext()
 
         def watch() -> None:
-            with lock:  # a crash is one moment for all threads
+            with lock, disk.one:  # a crash is one moment for all threads
                 self.states.append((disk.crash(), self.promised, len(self.history) - 1))
 
         disk.watch = watch
