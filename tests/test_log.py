@@ -1,14 +1,25 @@
-"""The log's rounds of syncing: counted, so that no disk decides."""
+"""The log's rounds of syncing: counted, so that no disk decides, and what they cover."""
 
 from __future__ import annotations
 
+import errno
+import os
+import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
+from typing import Any
 
+import pytest
+
+from oblivion_dbm import error
 from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.options import Options
+from oblivion_dbm.engine.record import PUT, encode
 from oblivion_dbm.engine.storage_engine import StorageEngine, open_store
+from oblivion_dbm.engine.verify import verify
+from oblivion_dbm.engine.wal import APPENDED_AT
 
 THREADS = 8
 #: What a sync takes here.
@@ -83,4 +94,246 @@ def test_who_is_left_alone_waits_for_the_others_once(tmp_path: Path) -> None:
     for number in range(5):
         store.put(b"%d" % number, b"value")
     assert disk.sleeps == sleeps
+    store.close()
+
+
+# What a sync covers.
+
+
+class Durable(FileSystem):
+    """Knows what of each file is on the disk for sure: what was there when a sync began."""
+
+    def __init__(self) -> None:
+        self.contents: dict[str, bytes] = {}
+        #: (when it began, the file, up to where the log had been appended to)
+        self.syncs: list[tuple[float, str, int]] = []
+        self.failing = False
+        self.seconds = 0.0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.waiting = threading.Event()
+
+    def sync(self, file: File) -> None:
+        began = monotonic()
+        data = os.pread(file.descriptor, os.fstat(file.descriptor).st_size, 0)
+        if file.path.endswith(".wal"):
+            (appended,) = struct.unpack_from("<Q", data, APPENDED_AT)
+            self.syncs.append((began, file.path, appended))
+            self.waiting.set()
+            self.gate.wait()
+            sleep(self.seconds)
+            if self.failing:
+                raise error(errno.EIO, "told to fail", file.path)
+        super().sync(file)
+        self.contents[file.path] = data
+
+    def holds(self, record: bytes) -> bool:
+        """Tell whether a record is in some file, as far as that is on the disk for sure."""
+        return any(record in data for data in list(self.contents.values()))
+
+
+def work_together(call: Callable[[int], None], threads: int = THREADS) -> list[BaseException]:
+    """Run ``call(number)`` in so many threads; return what they raised."""
+    problems: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            call(number)
+        except BaseException as problem:  # noqa: BLE001 - it is returned
+            problems.append(problem)
+
+    running = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join(60)
+        assert not thread.is_alive()
+    return problems
+
+
+@pytest.mark.parametrize("log_back_end", ["mapped", "pwrite"])
+@pytest.mark.parametrize("background", [True, False])
+def test_what_has_returned_in_mode_full_is_on_the_disk(
+    tmp_path: Path, background: bool, log_back_end: str
+) -> None:
+    # With rotations and flushes in between; and synced-up-to says so to others.
+    path, disk = str(tmp_path / "store"), Durable()
+    options = Options(
+        sync="full", memtable_limit=20_000, fan_in=3,
+        background=background, log_back_end=log_back_end,
+    )  # fmt: skip
+    store = open_store(path, "c", options, 0o666, disk)
+    reader = open_store(path, "r", Options())
+    in_turn = threading.Lock()
+
+    def work(name: int) -> None:
+        for number in range(60):
+            key, value = b"%d-%03d" % (name, number), os.urandom(40)
+            kind = number % 3
+            if kind == 0:
+                store.put(key, value)
+            elif kind == 1:
+                store.submit({key: value}).result(60)
+            else:
+                with store.exclusive:
+                    store.put(key, value)
+                store.commit()
+            assert disk.holds(encode(PUT, key, value))
+            with in_turn:
+                assert reader.value(key) == value
+
+    assert work_together(work) == []
+    assert store.stats()["runs"]
+    reader.close()
+    store.close()
+    assert verify(path, FileSystem()) == []
+
+
+def test_readers_see_what_is_synced_and_nothing_else(tmp_path: Path) -> None:
+    path, disk = str(tmp_path / "store"), Durable()
+    store = open_store(path, "c", Options(sync="full"), 0o666, disk)
+    store.put(b"first", b"1")
+    reader = open_store(path, "r", Options())
+    disk.gate.clear()
+    disk.waiting.clear()
+    thread = threading.Thread(target=store.put, args=(b"second", b"2"))
+    thread.start()
+    assert disk.waiting.wait(10)
+    assert reader.value(b"first") == b"1"
+    assert reader.value(b"second") is None
+    disk.gate.set()
+    thread.join()
+    assert reader.value(b"second") == b"2"
+    reader.close()
+    store.close()
+
+
+def test_a_failed_sync_is_told_to_all_who_wait_and_nothing_is_tried_again(tmp_path: Path) -> None:
+    path, disk = str(tmp_path / "store"), Durable()
+    store = open_store(path, "c", Options(sync="full"), 0o666, disk)
+    store.put(b"first", b"1")
+    disk.seconds = 0.05
+    disk.failing = True
+    problems = work_together(lambda number: store.put(b"%d" % number, b""))
+    assert [type(problem) for problem in problems] == [error] * THREADS
+    assert all("told to fail" in str(problem) for problem in problems)
+    future = store.submit({b"later": b""}) if store.ended is None else None
+    syncs = len(disk.syncs)
+    disk.failing = False
+    assert future is not None
+    assert "told to fail" in str(future.exception(10))
+    for write in (lambda: store.put(b"x", b""), store.sync, store.flush, store.clear):
+        with pytest.raises(error, match="writing stopped"):
+            write()  # type: ignore[no-untyped-call]
+    assert len(disk.syncs) == syncs
+    assert store.value(b"first") == b"1"
+    store.close()
+    assert len(disk.syncs) == syncs
+    with_it = open_store(path, "r", Options())
+    assert with_it.value(b"first") == b"1"
+    with_it.close()
+
+
+# Syncs by seconds.
+
+#: What a busy machine may be late by.
+LATE = 3.0
+
+
+def test_every_write_is_covered_by_a_sync_that_begins_in_time(tmp_path: Path) -> None:
+    path, disk = str(tmp_path / "store"), Durable()
+    store = open_store(path, "c", Options(sync=0.03), 0o666, disk)
+    writes: list[tuple[float, bytes]] = []
+
+    def write(key: bytes, kind: int) -> None:
+        before = monotonic()
+        if kind == 0:
+            store.put(key, b"")
+        elif kind == 1:
+            store.write({key: b"", b"x": b""}, False)
+        elif kind == 2:
+            store.submit({key: b""}).result(10)
+        else:
+            with store.exclusive:
+                store.put(key, b"")
+            store.commit()
+        writes.append((before, encode(PUT, key, b"")))
+
+    for number in range(200):
+        write(b"%d" % number, number % 4)
+        sleep((number % 7) * 0.002)
+    deadline = monotonic() + LATE
+    while not all(disk.holds(record) for _, record in writes):
+        assert monotonic() < deadline
+        sleep(0.001)
+    assert 10 < len(disk.syncs) < 150
+    gaps = [disk.syncs[0][0] - writes[0][0]]
+    gaps += [later[0] - sooner[0] for sooner, later in zip(disk.syncs[1:], disk.syncs[2:])]
+    assert max(gaps) < 0.03 + LATE
+    syncs = len(disk.syncs)
+    sleep(0.1)
+    assert len(disk.syncs) == syncs, "nothing was written, and it was synced"
+    store.put(b"last", b"")
+    store.close()
+    assert disk.holds(encode(PUT, b"last", b""))
+
+
+class Clock(Durable):
+    """Time goes on when it is told to."""
+
+    now = 1000.0
+
+    def clock(self) -> float:
+        return self.now
+
+
+def test_the_sync_waits_for_its_time_and_close_for_nothing(tmp_path: Path) -> None:
+    path, disk = str(tmp_path / "store"), Clock()
+    store: Any = open_store(path, "c", Options(sync=60), 0o666, disk)
+    store.put(b"first", b"")
+    syncs = len(disk.syncs)
+    for number in range(100):
+        store.put(b"%d" % number, b"")
+    disk.now += 59
+    sleep(0.02)
+    assert len(disk.syncs) == syncs
+    disk.now += 2
+    store._path.queue.worker.wake()
+    deadline = monotonic() + 10
+    while len(disk.syncs) == syncs:
+        assert monotonic() < deadline
+        sleep(0.001)
+    assert len(disk.syncs) == syncs + 1
+    store.put(b"again", b"")
+    assert not disk.holds(encode(PUT, b"again", b""))
+    store.close()
+    assert disk.holds(encode(PUT, b"again", b""))
+
+
+@pytest.mark.parametrize("told_by", ["put", "delete", "submit", "sync", "close"])
+def test_a_sync_in_time_that_fails_stops_writing_and_the_next_call_says_so(
+    tmp_path: Path, told_by: str
+) -> None:
+    path, disk = str(tmp_path / "store"), Durable()
+    store: Any = open_store(path, "c", Options(sync=0.01), 0o666, disk)
+    store.put(b"first", b"1")
+    store.sync()
+    disk.failing = True
+    store.put(b"second", b"2")
+    deadline = monotonic() + 10
+    while store._path.failed is None:
+        assert monotonic() < deadline
+        sleep(0.001)
+    calls: dict[str, Callable[[], object]] = {
+        "put": lambda: store.put(b"third", b"3"),
+        "delete": lambda: store.delete(b"first"),
+        "submit": lambda: store.submit({b"third": b"3"}).result(10),
+        "sync": store.sync,
+        "close": store.close,
+    }
+    with pytest.raises(error, match=r"writing stopped: .*told to fail"):
+        calls[told_by]()
+    store.close()
+    store = open_store(path, "r", Options())
+    assert dict(store.scan("pairs", None, None, False)) == {b"first": b"1", b"second": b"2"}
     store.close()
