@@ -147,6 +147,35 @@ def test_no_wake_is_lost_in_the_last_moments_of_a_thread(switching: None) -> Non
     worker.close()
 
 
+class LastMoment:
+    """A lock that does something once, just before it is released."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self._lock = _thread.allocate_lock()
+        self._acts = [act]
+        self.acquire, self.locked = self._lock.acquire, self._lock.locked
+
+    def release(self) -> None:
+        while self._acts:
+            self._acts.pop()()
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_a_wake_in_the_very_last_moment_of_a_thread_is_not_lost() -> None:
+    steps: list[int] = []
+    worker = Worker(lambda: steps.append(1))
+    worker._life = LastMoment(worker.wake)  # type: ignore[assignment]
+    worker.wake()
+    until(lambda: len(steps) == 2 and not alive(worker))
+    worker.close()
+
+
 def test_no_wake_of_many_threads_is_lost(switching: None) -> None:
     todo: list[int] = []
     done: list[int] = []
