@@ -363,6 +363,23 @@ def test_a_table_that_cannot_be_written_is_written_again_later(
     engine.close()
 
 
+def test_a_flush_that_succeeds_has_solved_what_failed_behind_the_writers_backs(
+    path: str, system: Recording
+) -> None:
+    engine = open_it(path, system)
+    fill(engine, 0, 100)
+    system.failing = {"write sst": errno.ENOSPC}
+    for _ in range(2):
+        with pytest.raises(error, match="told to fail"):
+            engine.flush()
+        engine._path.maintenance._step()  # what the thread does when it is woken next
+    system.failing = {}
+    engine.flush()
+    fill(engine, 100, 200)
+    assert_filled(engine, 0, 200)
+    engine.close()
+
+
 def test_writes_raise_while_tables_cannot_be_written_and_go_on_when_they_can(
     path: str, system: Recording
 ) -> None:

@@ -106,6 +106,8 @@ class Maintenance:
         self._seal_wanted = False
         self.quarantined: frozenset[int] = frozenset()
         self.problem: BaseException | None = None
+        #: It is not a merge's: a flush that succeeds has solved it.
+        self._stuck = False
 
     # Who does it.
 
@@ -222,14 +224,18 @@ class Maintenance:
         """Do one thing that writers may be waiting for; False where there is none."""
         if self._log.live is None:
             return False
-        if len(self._tree.memtables) > 1:
-            self._flush_oldest()
-        elif self.rotation_due:
-            self.rotate()
-        elif self._log.prepared is None and self.fill() >= PREPARE_AT:
-            self._prepare()
-        else:
-            return False
+        try:
+            if len(self._tree.memtables) > 1:
+                self._flush_oldest()
+            elif self.rotation_due:
+                self.rotate()
+            elif self._log.prepared is None and self.fill() >= PREPARE_AT:
+                self._prepare()
+            else:
+                return False
+        except BaseException:
+            self._stuck = True
+            raise
         return True
 
     def _pace(self, records: int) -> None:
@@ -373,6 +379,8 @@ class Maintenance:
         version, run = self.write_table(memtable, (memtable.log,))
         self.install(version, run, lambda: self._tree.memtables.remove(memtable))
         self._log.retire(memtable.log)
+        if self._stuck:
+            self._stuck, self.problem = False, None
 
     def write_table(self, memtable: MemTable, logs: tuple[int, ...]) -> tuple[Version, Run | None]:
         """Write the oldest MemTable as a run; return the Version that has it for ``logs``."""
