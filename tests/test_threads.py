@@ -138,7 +138,7 @@ def test_a_clear_ends_the_merge_whose_tables_it_removes(tmp_path: Path) -> None:
                     batch[b"new"] = b""
             pace(records)
 
-        maintenance._compactor._pace = clear_first
+        maintenance.compactor._pace = clear_first
         db.compact()
         assert list(db.scan()) == [(b"new", b"")]
         assert sum(run["puts"] for run in db.stats()["runs"]) <= 1

@@ -107,8 +107,8 @@ class Log:
         finally:
             self._appender.target, self._appender.words = wal.target, wal.words
 
-    def rotate(self) -> None:
-        """Seal the live segment and go on in the prepared one.
+    def rotate(self) -> WAL:
+        """Seal the live segment and go on in the prepared one, which is returned.
 
         Not interrupted: it runs where no signal is delivered, or can be called
         again, since each of its steps can.
@@ -123,6 +123,7 @@ class Log:
             self.sealed = (*(wal for wal in self.sealed if wal is not old), old)
             self.begin(new)
         self.prepared = None
+        return new
 
     # Syncing.
 

@@ -95,7 +95,7 @@ class Maintenance:
         self._manifest = manifest
         self._begin = begin
         self._bump = bump
-        self._compactor = Compactor(filesystem, directory, options, manifest, mode, self._pace)
+        self.compactor = Compactor(filesystem, directory, options, manifest, mode, self._pace)
         self.worker = Worker(self._step, options.background)
         self._slice_began = 0.0
         #: The numbers of the tables that are being merged.
@@ -271,7 +271,7 @@ class Maintenance:
             tables = self._tree.open_tables(version)
             self._manifest.install(version, lambda: self._publish(tables, swap))
         except BaseException:
-            self.discard(run)
+            self.compactor.discard(run)
             raise
 
     def _publish(self, tables: Any, swap: Callable[[], None] | None) -> None:
@@ -338,9 +338,7 @@ class Maintenance:
         live, memtable = self._log.live, self._tree.memtables[0]
         assert live is not None
         if live.sealed:
-            self._log.rotate()
-            live = self._log.live
-            assert live is not None
+            live = self._log.rotate()
         if memtable.log != live.number:
             memtable.last_sequence = live.first_sequence
             memtable.seal()
@@ -390,7 +388,7 @@ class Maintenance:
             version = self._tree.version
             if memtable.cleared:
                 version = version.cleared(())
-            run = self._compactor.flush(
+            run = self.compactor.flush(
                 memtable.merged(),
                 (0, memtable.last_sequence),
                 tombstones=any(layer.tombstones for layer in memtable.layers),
@@ -403,10 +401,6 @@ class Maintenance:
         if not version.runs:
             live = 0 if run is None else run.puts
         return version.with_flush(run, logs, live), run
-
-    def discard(self, run: Run | None) -> None:
-        """Give up a run that was written and will not be installed."""
-        self._compactor.discard(run)
 
     def _merge_due(self) -> bool:
         """Merge as the policy says; False when there is nothing to merge.
@@ -432,7 +426,7 @@ class Maintenance:
         outer = self._inputs
         self._inputs = outer | {table.number for run in task.runs for table in run.tables}
         try:
-            run = self._compactor.merge(task, self._tree.tables.__getitem__)
+            run = self.compactor.merge(task, self._tree.tables.__getitem__)
             self.install(self._tree.version.with_merge(task.runs, run), run)
         except Cancelled:
             if self.worker.closed or self.worker.stopping:

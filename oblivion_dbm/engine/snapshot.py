@@ -51,16 +51,16 @@ class Dependents:
     __slots__ = ("_references",)
 
     def __init__(self) -> None:
-        self._references: dict[int, ref[Scan | Snapshot]] = {}
+        self._references: dict[ref[Any], None] = {}
 
     def add(self, dependent: Scan | Snapshot) -> None:
         """Let ``dependent`` end when ``end`` is called, if it is still there."""
-        references, name = self._references, id(dependent)
-        references[name] = ref(dependent, lambda _: references.pop(name, None))
+        # In C, since an interrupt in a function called for this would be lost.
+        self._references[ref(dependent, self._references.pop)] = None
 
     def end(self, problem: Exception) -> None:
         """Let all of them raise ``problem`` from now on."""
-        for reference in list(self._references.values()):
+        for reference in list(self._references):
             dependent = reference()
             if dependent is not None:
                 dependent.end(problem)

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 _LONGEST_PAUSE = 3600.0
 
-#: Workers that have started a thread, by identity.
-_started: dict[int, ref[Worker]] = {}
+#: Workers that have started a thread.
+_started: dict[ref[Worker], None] = {}
 
 
 def _stop_all() -> None:
     """Before the interpreter ends: it would freeze the threads, with the locks they hold."""
-    for reference in list(_started.values()):
+    for reference in list(_started):
         worker = reference()
         if worker is not None:
             worker.stop()
@@ -106,8 +106,7 @@ class Worker:
         if sys.is_finalizing():
             self.here = True
             return
-        name = id(self)
-        _started[name] = ref(self, lambda _: _started.pop(name, None))
+        _started[ref(self, _started.pop)] = None
         try:
             self._coming = True
             start_new_thread(self._run, ())
@@ -208,5 +207,5 @@ class Worker:
 
     def forked(self) -> None:
         """Forget, in a child, the thread that only the parent has."""
-        _started.pop(id(self), None)
+        _started.pop(ref(self), None)
         self.closed = self.here = True

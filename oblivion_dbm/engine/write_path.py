@@ -273,7 +273,7 @@ class WritePath:
                 wal = self._new_wal(b"")
                 self._install_log(version.with_log(wal.number), wal)
             except BaseException:
-                self.maintenance.discard(run)
+                self.maintenance.compactor.discard(run)
                 raise
             memtable = MemTable(memtable.floor)
             self.tree.memtables = [memtable]
