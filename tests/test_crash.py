@@ -295,10 +295,10 @@ def test_after_a_crash_of_the_machine_a_prefix_is_there(
                 checked += 1
             # The power goes for good, and the next round begins with what is left.
             left, promised, done = run.states[-1]
-            run.states.clear()
             assert isinstance(engine, Writer)
             engine._path.queue.worker.close()
             engine._path.maintenance.worker.close()
+            run.states.clear()  # what the threads have added until now, too
             engine.forked()
             for inode in disk.all_inodes:
                 os.close(inode.descriptor)
