@@ -19,6 +19,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from errno import EDEADLK
 from functools import cache
 from itertools import pairwise
@@ -31,6 +32,7 @@ import pytest
 import oblivion_dbm
 from oblivion_dbm import Database, error
 from oblivion_dbm.engine.kernel import Appender
+from oblivion_dbm.engine.record import PUT, encode
 
 PACKAGE = str(Path(oblivion_dbm.__file__).parent)
 LEFT_OUT = ("filesystem.py", "wal.py", "positioned.py", "lock.py")
@@ -317,9 +319,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare the disk: what is on it makes no difference here."""
+    """Spare the disk: what is on it makes no difference here.  And warm the trace up."""
     monkeypatch.setattr(os, "fdatasync", lambda descriptor: None)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    # Python 3.12 traces instructions only from the second time on that it is asked to.
+    Interrupter(sys.maxsize).call(lambda: encode(PUT, b"", b""))
 
 
 def contents(db: Database) -> Model:
@@ -433,7 +437,6 @@ def test_an_interrupted_call_is_whole_or_absent(
     fits = case.prepare is fit
     files = "append.py" if fits else ".py"
     counter = Interrupter(sys.maxsize, files)
-    counter.call(lambda: None)  # Python 3.12 traces instructions from the second time on
     interrupt(case, template[0], path, counter)
     opened = descriptors()
     for number, place in enumerate(chosen(counter.passed, 0 if fits else PLACES)):
@@ -492,7 +495,6 @@ def test_what_is_interrupted_again_while_it_is_put_right_is_put_right_by_the_nex
     path = tmp_path / "store"
     case = Case(put, is_put, fit, log_back_end=back_end)
     counter = Interrupter(sys.maxsize, "append.py")
-    counter.call(lambda: None)
     interrupt(case, template[0], path, counter)
     number = 0
     for first in chosen(counter.passed, PLACES and 30):
@@ -585,9 +587,47 @@ def test_a_signal_handler_may_call_the_store_anywhere(
     template: tuple[Path, Model], tmp_path: Path, outer: str
 ) -> None:
     case, path = CASES[outer], tmp_path / "store"
-    Interrupter(sys.maxsize).call(lambda: None)
     total = call_inside(case, template[0], path, "get", sys.maxsize).passed
     names = list(HANDLERS)
     for number, place in enumerate(chosen(total)):
         for inner in names if PLACES == 0 else [names[number % len(names)]]:
             call_inside(case, template[0], path, inner, place)
+
+
+def time_out() -> None:
+    raise TimeoutError("by a signal handler")
+
+
+@pytest.mark.parametrize("raises", [None, time_out])
+def test_no_exception_but_the_disk_s_stops_writing(
+    tmp_path: Path, raises: Callable[[], object] | None
+) -> None:
+    with Database(tmp_path / "store") as db:
+        counter = Interrupter(sys.maxsize, "log.py")
+        db[b"key"] = b"value"
+        counter.call(db.sync)
+        assert counter.passed > 100
+        for place in chosen(counter.passed, PLACES and 60):
+            db[b"key"] = b"%d" % place
+            interrupter = Interrupter(place, "log.py", raises)
+            with suppress(TimeoutError):
+                try:
+                    raise OSError("the caller's own")
+                except OSError:
+                    interrupter.call(db.sync)
+            db[b"another"] = b"%d" % place
+            db.sync()
+
+
+def test_no_handler_runs_between_reading_the_position_and_marking_it() -> None:
+    for function in (Appender.put, Appender.write, Appender.reserve):
+        code: CodeType = function.__code__
+        steps = list(dis.get_instructions(code))
+        touches = [(step.offset, step.opname[:5]) for step in steps if step.argval == "position"]
+        marks = [place for place, (_, name) in enumerate(touches) if name == "STORE"]
+        assert marks
+        for place in marks:
+            read = touches[place - 1]
+            if read[1] == "LOAD_":
+                between = set(range(read[0] + 1, touches[place][0] + 1))
+                assert not between & polls(code), dis.code_info(code)
