@@ -47,12 +47,12 @@ def _parse_flag(flag: str, sync: str | float | None) -> tuple[str, str | float]:
     first, rest = flag[:1], set(flag[1:])
     if not first or first not in "rwcn" or rest - set("sfu"):
         raise ValueError(f"{_FLAGS}; not {flag!r}")
-    asked: set[str | float] = {mode for letter, mode in (("s", FULL), ("f", OFF)) if letter in rest}
-    if sync is not None:
-        asked.add(sync)
-    if len(asked) > 1:
+    if {"s", "f"} <= rest:
+        raise ValueError(f"the letters 's' and 'f' of flag {flag!r} contradict each other")
+    asked = FULL if "s" in rest else OFF if "f" in rest else None
+    if asked is not None and sync is not None and sync != asked:
         raise ValueError(f"flag {flag!r} and sync={sync!r} contradict each other")
-    return first, asked.pop() if asked else "normal"
+    return first, asked or ("normal" if sync is None else sync)
 
 
 def _absolute(path: Path) -> str:

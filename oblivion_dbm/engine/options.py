@@ -10,6 +10,8 @@ FULL, NORMAL, OFF = SYNC_MODES = ("full", "normal", "off")
 BACK_ENDS = ("auto", "mapped", "pwrite")
 
 MEBIBYTE = 1 << 20
+#: Seconds until a sync: some thirty years.
+LONGEST_SYNC = 10**9
 
 
 class Options:
@@ -76,10 +78,12 @@ class Options:
         self._check()
 
     def _check(self) -> None:
-        if isinstance(self.sync, str):
-            self._check_choice("sync", SYNC_MODES, " or a number of seconds")
-        else:
+        if isinstance(self.sync, (int, float)) and not isinstance(self.sync, bool):
             self._check_number("sync")
+            if self.sync > LONGEST_SYNC:
+                raise ValueError(f"sync must be at most {LONGEST_SYNC} seconds, not {self.sync!r}")
+        else:
+            self._check_choice("sync", SYNC_MODES, " or a number of seconds")
         self._check_choice("log_back_end", BACK_ENDS)
         for name, least in (
             ("memtable_limit", 1),

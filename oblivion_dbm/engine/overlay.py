@@ -163,7 +163,9 @@ class Overlay:
         if seen is not None:
             self._ranges.append(seen)
         if len(self._ranges) > self._most_ranges:
-            self._ranges = _joined(self._ranges)
+            # In one step: a walk that is collected in another thread adds to them.
+            count = len(self._ranges)
+            self._ranges[:count] = _joined(self._ranges[:count])
             self._most_ranges = 2 * len(self._ranges) + MANY_RANGES
 
 
