@@ -22,9 +22,10 @@ import pytest
 from oblivion_dbm import CorruptionError, Database, error
 from oblivion_dbm.engine import worker as worker_module
 from oblivion_dbm.engine.filesystem import File, FileSystem
-from oblivion_dbm.engine.maintenance import OVERFULL, Maintenance
+from oblivion_dbm.engine.maintenance import Maintenance
 from oblivion_dbm.engine.manifest import load
 from oblivion_dbm.engine.options import Options
+from oblivion_dbm.engine.pressure import OVERFULL
 from oblivion_dbm.engine.storage_engine import StorageEngine, Writer, open_store
 from oblivion_dbm.engine.verify import verify
 
@@ -541,7 +542,7 @@ def peaks(
     fills, sealed, runs = [0.0], [0], [0]
     while not ended.is_set():
         with engine.lock:
-            fills.append(maintenance.fill())
+            fills.append(maintenance.pressure.fill())
             sealed.append(len(engine.tree.memtables) - 1)
             runs.append(len(engine.tree.version.runs))
         time.sleep(0.0005)
@@ -599,7 +600,7 @@ def test_deletes_and_pops_alone_are_held_back_too(path: str, system: Watched) ->
     most = 0.0
     for number in range(3000):
         assert engine.delete(b"%05d" % number)
-        most = max(most, maintenance_of(engine).fill())
+        most = max(most, maintenance_of(engine).pressure.fill())
     assert 0.5 < most <= OVERFULL + 0.05
     assert engine.count() == 0
     engine.close()
@@ -614,7 +615,7 @@ def test_runs_stay_within_their_bound_while_a_merge_is_slow(path: str, system: W
     def watch(call: str, what: str) -> None:
         maintenance = maintenance_of(engine)
         if call == "write" and what.endswith(".sst") and maintenance._inputs:
-            if not maintenance._flushing:
+            if not maintenance.pressure.flushing:
                 time.sleep(0.02)
             merging.append(len(engine.tree.version.runs))
 
@@ -667,7 +668,7 @@ def test_close_waits_for_a_flush(path: str, system: Watched) -> None:
     engine = open_it(path, system, memtable_limit=200_000)
     system.slow = {"write sst": 0.01}
     number = 0
-    while not maintenance_of(engine)._flushing:
+    while not maintenance_of(engine).pressure.flushing:
         fill(engine, number, number + 1)
         number += 1
     engine.close()

@@ -17,12 +17,11 @@ steps is the one of a single thread.
 from __future__ import annotations
 
 from oblivion_dbm.engine.compactor import Compactor
-from oblivion_dbm.engine.kernel import BUSY, depth, refuse
-from oblivion_dbm.engine.memtable import OVERHEAD as KEY_OVERHEAD
+from oblivion_dbm.engine.kernel import depth, refuse
 from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.options import FULL
 from oblivion_dbm.engine.policy import choose, everything
-from oblivion_dbm.engine.wal import DATA_AT
+from oblivion_dbm.engine.pressure import Pressure
 from oblivion_dbm.engine.worker import Worker
 from oblivion_dbm.errors import CorruptionError, error
 
@@ -46,18 +45,6 @@ if TYPE_CHECKING:
 SLICE, YIELD = 0.0015, 0.00005
 #: How full the MemTable is when the next segment is made.
 PREPARE_AT = 0.5
-#: How much fuller than it should be it gets before writers have to wait.
-OVERFULL = 1.25
-#: Bytes of log between two looks at the MemTable's size: when nothing is under
-#: way, when a flush is, and when writers are ahead of it.
-STRIDE, FLUSH_STRIDE, PRESSED_STRIDE = 1 << 20, 1 << 18, 1 << 15
-#: Memory that a byte of the log takes at most: a record has 13 bytes and its key.
-MEMORY_PER_BYTE = 1 + KEY_OVERHEAD / 13
-#: Share of a flush that is done when the last record is written: then index,
-#: filter and syncs are still to come.
-WRITTEN_SHARE = 0.6
-#: Seconds that a writer pauses who is ahead of the flush, or of the merges.
-PAUSE = 0.002
 
 
 class Cancelled(BaseException):
@@ -100,9 +87,7 @@ class Maintenance:
         self._slice_began = 0.0
         #: The numbers of the tables that are being merged.
         self._inputs: frozenset[int] = frozenset()
-        self._flushing = False
-        #: Records of the present flush, and those of them that are written.
-        self._records, self._written = 1, 0
+        self.pressure = Pressure(options, tree, appender)
         self._seal_wanted = False
         self.quarantined: frozenset[int] = frozenset()
         self.problem: BaseException | None = None
@@ -144,6 +129,7 @@ class Maintenance:
 
     def _try_again(self) -> None:
         problem, self.problem = self.problem, None
+        self.pressure.end_share()
         done = False
         try:
             while self._urgent():
@@ -156,80 +142,44 @@ class Maintenance:
 
     # What is due.
 
-    def fill(self) -> float:
-        """Return how full the MemTable that takes writes is; 1.0 is its limit."""
-        records = len(self._tree.memtables[0])
-        logged = (self._appender.position & (BUSY - 1)) - DATA_AT
-        memory = logged + KEY_OVERHEAD * records
-        return memory / self._options.memtable_limit if records else 0.0
-
-    def stride(self) -> int:
-        """Return the bytes of log that may be written until somebody looks again.
-
-        However small the records are, the MemTable is not overfull after them.
-        """
-        memory = (OVERFULL - self.fill()) * self._options.memtable_limit
-        room = max(0, int(memory / MEMORY_PER_BYTE))
-        if len(self._tree.memtables) == 1:
-            return min(room, STRIDE)
-        return min(room, PRESSED_STRIDE if self.pressure() else FLUSH_STRIDE)
-
     @property
     def rotation_due(self) -> bool:
         """Whether the MemTable is to be sealed."""
-        return self._seal_wanted or self.fill() >= 1
+        return self._seal_wanted or self.pressure.fill() >= 1
 
     @property
     def due(self) -> bool:
         """Whether there is something that cannot wait for long."""
         if self._log.live is None:
             return False
-        preparing = self._log.prepared is None and self.fill() >= PREPARE_AT
+        preparing = self._log.prepared is None and self.pressure.fill() >= PREPARE_AT
         return preparing or self.rotation_due or len(self._tree.memtables) > 1
-
-    def pressure(self) -> float | None:
-        """Return the seconds a writer should pause now, None: until this has changed.
-
-        While a flush runs, the MemTable may fill at the pace at which the flush
-        goes on; while runs wait for a merge, the more of them the slower.
-        """
-        fill, allowed = self.fill(), 1.0
-        if len(self._tree.memtables) > 1:
-            done = WRITTEN_SHARE * self._written / self._records if self._flushing else 0.0
-            allowed = min(1.0, 0.5 + done)
-        runs = len(self._tree.version.runs)
-        if fill >= OVERFULL or (self._inputs and runs >= self._options.stop_runs):
-            return None
-        if fill > allowed or (self._inputs and runs >= self._options.slow_runs):
-            return PAUSE
-        return 0.0
 
     @property
     def under_pressure(self) -> bool:
         """Whether a writer should wait before it goes on."""
-        return self.pressure() != 0 or (self.worker.here and self.due)
+        return self.pressure.pause() != 0 or (self.worker.here and self.due)
 
     def work(self) -> None:
-        """Do all that is due, the most urgent first.
-
-        A merge gets its turn after each urgent step, and does the next one in its
-        pauses: writers as fast as flushes would keep it waiting for ever.
-        """
-        busy = True
-        while busy:
-            urgent = self._urgent()
-            busy = self._merge_due() or urgent
+        """Do all that is due, the most urgent first."""
+        while True:
+            while self._urgent() or self._merge_due():
+                pass
+            if not self.pressure.share_is_due:
+                return
+            self.pressure.end_share()  # there is nothing left to merge
 
     def _urgent(self) -> bool:
         """Do one thing that writers may be waiting for; False where there is none."""
         if self._log.live is None:
             return False
+        turn = self._seal_wanted or not self.pressure.share_is_due
         try:
-            if len(self._tree.memtables) > 1:
+            if turn and len(self._tree.memtables) > 1:
                 self._flush_oldest()
-            elif self.rotation_due:
+            elif turn and self.rotation_due:
                 self.rotate()
-            elif self._log.prepared is None and self.fill() >= PREPARE_AT:
+            elif self._log.prepared is None and self.pressure.fill() >= PREPARE_AT:
                 self._prepare()
             else:
                 return False
@@ -240,9 +190,8 @@ class Maintenance:
 
     def _pace(self, records: int) -> None:
         """Come here between two pieces of work: let others run, and do what is urgent."""
-        if self._flushing:
-            self._written += records
-        elif self._inputs:
+        self.pressure.piece_is_done(records)
+        if self._inputs and not self.pressure.flushing:
             if self.worker.closed or self.worker.stopping:
                 raise Cancelled
             # Small merges too: else runs pile up while a large one goes on.
@@ -382,8 +331,8 @@ class Maintenance:
 
     def write_table(self, memtable: MemTable, logs: tuple[int, ...]) -> tuple[Version, Run | None]:
         """Write the oldest MemTable as a run; return the Version that has it for ``logs``."""
-        self._records, self._written = max(1, len(memtable)), 0
-        self._flushing = True
+        merges_wait = bool(self._inputs) or self._next_merge() is not None
+        self.pressure.flush_begins(len(memtable), merges_wait)
         try:
             version = self._tree.version
             if memtable.cleared:
@@ -397,7 +346,7 @@ class Maintenance:
             # Somebody may have asked for the first time meanwhile.
             live = self._tree.live_once_flushed(memtable)
         finally:
-            self._flushing = False
+            self.pressure.flush_ends()
         if not version.runs:
             live = 0 if run is None else run.puts
         return version.with_flush(run, logs, live), run
@@ -408,8 +357,7 @@ class Maintenance:
         A table that does not check is left out of merges from then on.
         """
         try:
-            left_alone = self.quarantined | self._inputs
-            return self._merge(choose(self._tree.version, self._options, left_alone))
+            return self._merge(self._next_merge())
         except CorruptionError as problem:
             tables = self._tree.tables
             numbers = [number for number in tables if tables[number].path == problem.filename]
@@ -418,6 +366,11 @@ class Maintenance:
             self.quarantined |= frozenset(numbers)
             return True
 
+    def _next_merge(self) -> Task | None:
+        """Return what the policy says, of the tables that are not being merged."""
+        left_alone = self.quarantined | self._inputs
+        return choose(self._tree.version, self._options, left_alone)
+
     def _merge(self, task: Task | None) -> bool:
         """Carry one task out; False when there is none."""
         if task is None:
@@ -425,6 +378,7 @@ class Maintenance:
         self._begin()
         outer = self._inputs
         self._inputs = outer | {table.number for run in task.runs for table in run.tables}
+        self.pressure.merging = True
         try:
             run = self.compactor.merge(task, self._tree.tables.__getitem__)
             self.install(self._tree.version.with_merge(task.runs, run), run)
@@ -433,4 +387,5 @@ class Maintenance:
                 raise
         finally:
             self._inputs = outer
+            self.pressure.merging = bool(outer)
         return True

@@ -16,10 +16,11 @@ from errno import EIO
 
 from oblivion_dbm.engine.kernel import BUSY, Appender, Stalled, depth, refuse
 from oblivion_dbm.engine.log import Log
-from oblivion_dbm.engine.maintenance import PAUSE, Maintenance
+from oblivion_dbm.engine.maintenance import Maintenance
 from oblivion_dbm.engine.manifest import Manifest, missing_is_damage
 from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.options import FULL, NORMAL, OFF
+from oblivion_dbm.engine.pressure import PAUSE
 from oblivion_dbm.engine.record import DELETE
 from oblivion_dbm.engine.recovery import Recovery, keep_lost, replay_into
 from oblivion_dbm.engine.tree import Tree
@@ -207,7 +208,7 @@ class WritePath:
         maintenance = self.maintenance
         maintenance.worker.wake()
         while not (maintenance.worker.here or maintenance.problem or self.tree.ended):
-            pause = maintenance.pressure()
+            pause = maintenance.pressure.pause()
             self._filesystem.sleep(PAUSE if pause is None else pause)
             if pause is not None:
                 break
@@ -223,7 +224,7 @@ class WritePath:
         self.log.grow(position + length)
         if self.maintenance.due:
             self.maintenance.worker.wake()
-        stride = self.maintenance.stride()
+        stride = self.maintenance.pressure.stride()
         assert self.log.live is not None
         self.appender.limit = max(position + length, min(self.log.live.capacity, position + stride))
         if self.queue.pending:  # whoever has queued it must come here
