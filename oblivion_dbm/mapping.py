@@ -267,11 +267,12 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
 
     def setdefault(self, key: Any, default: Any = b"") -> bytes:
         """Return the value of ``key``, after putting ``default`` where it has none."""
+        exact = to_bytes(key, "key")  # no key at all is a TypeError, whatever the handle is
         with self._mutex:
-            value = self.get(key)
+            value = self.get(exact)
             if value is None:
                 value = to_bytes(default, "value")
-                self[key] = value
+                self[exact] = value
         self._commit()
         return value
 

@@ -446,6 +446,23 @@ def test_an_unknown_floor_stays_unknown(memtable: MemTable) -> None:
     assert memtable.floor is None
 
 
+@pytest.mark.parametrize("earlier", [0, 1, 3000, 20_000])
+@pytest.mark.parametrize("later", [0, 1, 3000])
+def test_a_walk_changes_nothing_in_the_order(earlier: int, later: int) -> None:
+    layer = layer_of({b"%05d" % (2 * number): b"" for number in range(earlier)})
+    layer.order()
+    for number in range(later):
+        write(layer, b"%05d" % (2 * number + 1), b"")
+    ordered = layer.order()
+    index, offset = list(ordered._index), ordered._offset
+    for reverse in (False, True):
+        walked = [
+            key for keys, _ in layer.chunks(b"00001", b"4", reverse, repeat(100)) for key in keys
+        ]
+        assert sorted(walked) == [key for key in sorted(layer.records) if b"00001" <= key < b"4"]
+        assert (list(ordered._index), ordered._offset) == (index, offset)
+
+
 def spoil_tombstones(memtable: MemTable) -> None:
     memtable.top.tombstones.add(b"never deleted")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -155,17 +156,28 @@ def test_a_count_that_is_known_below_is_believed() -> None:
     assert snapshot_of([layer_of({b"a": b"1"})], [], live=41).count() == 42
 
 
-def test_two_threads_may_put_a_layer_in_order_at_once() -> None:
-    layer = layer_of({b"%05d" % (number * 7919 % 20_000): b"" for number in range(20_000)})
-    snapshot = snapshot_of([layer], [])
+def test_threads_may_put_a_layer_in_order_and_walk_it_at_once() -> None:
+    table: Table = {b"%05d" % (number * 7919 % 20_000): b"" for number in range(20_000)}
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(5):
+            found = walks_at_once(snapshot_of([layer_of(table)], []), 4)
+            assert found == [sorted(table)] * 4
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def walks_at_once(snapshot: Snapshot, count: int) -> list[list[bytes]]:
     found: list[list[bytes]] = []
-
-    def walk() -> None:
-        found.append(list(snapshot.scan("keys", None, None, False)))
-
-    threads = [threading.Thread(target=walk) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [sorted(layer.records)] * 4
+    walks = [
+        threading.Thread(
+            target=lambda: found.append(list(snapshot.scan("keys", None, None, False)))
+        )
+        for _ in range(count)
+    ]
+    for walk in walks:
+        walk.start()
+    for walk in walks:
+        walk.join()
+    return found

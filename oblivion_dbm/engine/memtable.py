@@ -80,6 +80,10 @@ class Layer:
             if new := len(self.records) - len(ordered):
                 keys = islice(reversed(self.records), new)
                 ordered.update(chain.from_iterable(in_order(keys, lambda _: None)))
+            if ordered:
+                # The list makes its index of positions at the first read that wants one,
+                # and two threads that make it at once spoil it: so it is made here.
+                ordered.bisect_left(ordered[-1])
             self.ordered = ordered
         return ordered
 
