@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from oblivion_dbm import ConflictError, Database
 from oblivion_dbm.engine.storage_engine import Writer
+from oblivion_dbm.engine.verify import verify
 from oblivion_dbm.snapshot import Snapshot
 from oblivion_dbm.transaction import Transaction
 
@@ -67,6 +68,9 @@ class Begun:
 class StoreMachine(RuleBasedStateMachine):
     """The store ``db``, a reader beside it, and the dict ``model`` they must equal."""
 
+    #: Taken by all machines of this process, for the long run.
+    steps = 0
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.mkdtemp()
@@ -90,9 +94,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "db"):
+            assert self.db.verify() == []
             self.let_go()
             self.db.close()
             self.reader.close()
+            assert verify(self.path) == []
         shutil.rmtree(self.folder)
 
     def let_go(self) -> None:
@@ -276,6 +282,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def memory_is_in_order(self) -> None:
+        StoreMachine.steps += 1
         if hasattr(self, "db"):
             for memtable in self.db._engine.tree.memtables:
                 assert memtable.check() == []
