@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,15 @@ def test_a_reader_that_leaves_is_no_traceback(store: Path) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """A shell lets what it starts in the background ignore SIGINT, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
     with subprocess.Popen(
         [*PROGRAM, "tour", str(tmp_path / "store")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import repeat
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -453,7 +454,7 @@ def test_a_walk_changes_nothing_in_the_order(earlier: int, later: int) -> None:
     layer.order()
     for number in range(later):
         write(layer, b"%05d" % (2 * number + 1), b"")
-    ordered = layer.order()
+    ordered: Any = layer.order()
     index, offset = list(ordered._index), ordered._offset
     for reverse in (False, True):
         walked = [
