@@ -898,3 +898,27 @@ def test_the_first_write_and_maintenance_do_not_begin_at_once(path: str) -> None
             assert verify(path, FileSystem()) == []
     finally:
         sys.setswitchinterval(before)
+
+
+def test_the_sequences_of_flushes_leave_no_gap_and_begin_anew_after_a_clear(tmp_path: Path) -> None:
+    def spans() -> list[tuple[int, int]]:
+        tree = db._engine.tree
+        heads = [tree.tables[run.tables[0].number] for run in tree.version.runs]
+        return [(head.first_sequence, head.last_sequence) for head in reversed(heads)]
+
+    with Database(tmp_path / "store", fan_in=8) as db:
+        for number in range(3):
+            db[b"%d" % number] = b""
+            db.flush()
+        found = spans()
+        assert [first for first, _ in found] == [0, *(last for _, last in found[:-1])]
+        db.clear()
+        db[b"after"] = b""
+        db.flush()
+        assert [first for first, _ in spans()] == [0]
+        db[b"more"] = b""
+        db.flush()
+        (_, cleared_up_to), (first, _) = spans()
+        assert first == cleared_up_to
+        db.compact()
+        assert spans() == [(0, db.sequence)]

@@ -339,7 +339,7 @@ class Maintenance:
                 version = version.cleared(())
             run = self.compactor.flush(
                 memtable.merged(),
-                (0, memtable.last_sequence),
+                (self._flushed_up_to(version), memtable.last_sequence),
                 tombstones=any(layer.tombstones for layer in memtable.layers),
                 drop_tombstones=not version.runs,
             )
@@ -350,6 +350,12 @@ class Maintenance:
         if not version.runs:
             live = 0 if run is None else run.puts
         return version.with_flush(run, logs, live), run
+
+    def _flushed_up_to(self, version: Version) -> int:
+        """Return the sequence number up to which the runs of ``version`` hold all records."""
+        if not version.runs:
+            return 0
+        return self._tree.tables[version.runs[0].tables[0].number].last_sequence
 
     def _merge_due(self) -> bool:
         """Merge as the policy says; False when there is nothing to merge.

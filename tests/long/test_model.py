@@ -40,5 +40,5 @@ def test_a_hundred_thousand_steps_agree_with_a_dict() -> None:
         phases=[Phase.generate, Phase.shrink],
     )
     while subject.steps < STEPS:
-        run_state_machine_as_test(subject, settings=how)  # type: ignore[no-untyped-call]  # Hypothesis
+        run_state_machine_as_test(subject, settings=how)
         print(f"{subject.steps:,} steps")
