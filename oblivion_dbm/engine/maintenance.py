@@ -355,7 +355,8 @@ class Maintenance:
         """Return the sequence number up to which the runs of ``version`` hold all records."""
         if not version.runs:
             return 0
-        return self._tree.tables[version.runs[0].tables[0].number].last_sequence
+        newest = self._tree.tables[version.runs[0].tables[0].number]
+        return int(newest.last_sequence)
 
     def _merge_due(self) -> bool:
         """Merge as the policy says; False when there is nothing to merge.
