@@ -242,14 +242,15 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
 
     def pop(self, key: Any, default: Any = _MISSING) -> Any:
         """Remove ``key`` and return its value, or ``default``; KeyError without one."""
+        exact = to_bytes(key, "key")  # no key at all is a TypeError, whatever the handle is
         with self._mutex:
-            value = self.get(key)
+            value = self.get(exact)
             if value is None:
                 self._check_writable()
                 if default is _MISSING:
                     raise KeyError(key)
                 return default
-            del self[key]
+            del self[exact]
         self._commit()
         return value
 
@@ -267,7 +268,7 @@ class OrderedMapping(MutableMapping):  # type: ignore[type-arg]  # keys go in as
 
     def setdefault(self, key: Any, default: Any = b"") -> bytes:
         """Return the value of ``key``, after putting ``default`` where it has none."""
-        exact = to_bytes(key, "key")  # no key at all is a TypeError, whatever the handle is
+        exact = to_bytes(key, "key")  # as in ``pop``
         with self._mutex:
             value = self.get(exact)
             if value is None:

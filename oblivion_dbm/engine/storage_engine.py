@@ -413,12 +413,12 @@ class Writer(StorageEngine):
         if kernel.depth(self._closing) or kernel.depth(self.lock):
             kernel.refuse()
         self._path.log.check_outside()
-        with self.lock:
-            self._path.check_idle()
         with self._closing:
             if self.ended is None:
                 self._path.end_work(error(CLOSED))
             try:
+                with self.lock:
+                    self._path.check_idle()
                 if self.ended is None:
                     self._path.settle()
             finally:

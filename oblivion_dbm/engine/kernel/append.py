@@ -217,9 +217,9 @@ class Appender:
             self._apply(bytes(self.target[start:published]))
             self.position = published
         else:
-            stop = min(end, len(self.target))
             # A target that can fail wipes by itself what it could not store.
             with suppress(error):
+                stop = min(end, len(self.target))
                 if start < stop:
                     self.target[start:stop] = bytes(stop - start)
             self.position = start
