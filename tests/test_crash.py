@@ -22,6 +22,6 @@ def test_after_a_crash_of_the_machine_a_prefix_is_there(
 ) -> None:
     seed = int(os.environ.get("OBLIVION_DBM_SEED", random.randrange(1 << 32)))
     print(f"OBLIVION_DBM_SEED={seed}")
-    crashes = Crashes(str(tmp_path), seed, sync, background, lies)
+    crashes = Crashes(str(tmp_path), seed, sync=sync, background=background, lies=lies)
     while crashes.checked < 50:
         crashes.go_on()

@@ -189,8 +189,6 @@ class Compactor:
 
     def discard(self, run: Run | None) -> None:
         """Remove the files of a run, unless the MANIFEST on disk may name them."""
-        if run is None or self._manifest.may_name(run.tables[0].number):
-            return
-        for info in run.tables:
-            self._manifest.forget(info.number)
-            self._filesystem.remove(self._filesystem.join(self._directory, table_name(info.number)))
+        for info in () if run is None else run.tables:
+            path = self._filesystem.join(self._directory, table_name(info.number))
+            self._manifest.discard(info.number, path)

@@ -229,9 +229,15 @@ class Log:
 
     def _close(self) -> None:
         self._appender.target = self._appender.words = None
+        problems = []
         for wal in (*self.sealed, self.live, self.prepared):
-            if wal is not None:
-                wal.close()
+            try:
+                if wal is not None:
+                    wal.close()
+            except error as problem:  # noqa: PERF203 - the others are let go of all the same
+                problems.append(problem)
+        if problems:
+            raise problems[0]
 
 
 def _failure(problem: BaseException, outside: BaseException | None) -> OSError | None:

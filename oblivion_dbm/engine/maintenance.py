@@ -16,6 +16,8 @@ steps is the one of a single thread.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from oblivion_dbm.engine.compactor import Compactor
 from oblivion_dbm.engine.kernel import depth, refuse
 from oblivion_dbm.engine.memtable import MemTable
@@ -254,10 +256,9 @@ class Maintenance:
         try:
             self.install(version.with_log(number), swap=swap)
         except BaseException:
-            wal.close()
-            if not self._manifest.may_name(number):
-                self._manifest.forget(number)
-                self._filesystem.remove(wal.path)
+            with suppress(error):
+                wal.close()
+            self._manifest.discard(wal.number, wal.path)
             raise
 
     def rotate(self) -> None:

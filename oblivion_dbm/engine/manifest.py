@@ -225,6 +225,16 @@ class Manifest:
         """Say that the file of this number will not be installed."""
         self._pending.discard(number)
 
+    def discard(self, number: int, path: str) -> None:
+        """Remove a file that was not installed, unless the MANIFEST on disk may name it.
+
+        Where it cannot be removed now the next sweep does it.
+        """
+        if not self.may_name(number):
+            self.forget(number)
+            with suppress(error):
+                self._filesystem.remove(path)
+
     def install(self, version: Version, publish: Callable[[], None]) -> None:
         """Make ``version`` the current one.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from contextlib import suppress
 from errno import EFBIG
 from itertools import accumulate
 
@@ -276,9 +277,11 @@ class TableWriter:
             self._filesystem.close(file)
 
     def abandon(self) -> None:
-        """Close and remove the file."""
-        self._close()
-        self._filesystem.remove(self.path)
+        """Close and remove the file; where that fails the next sweep removes it."""
+        with suppress(error):
+            self._close()
+        with suppress(error):
+            self._filesystem.remove(self.path)
 
 
 def _of_width(width: int, batches: Iterable[tuple[array[int], Any]]) -> Iterator[array[int]]:

@@ -32,6 +32,7 @@ and never recycled, and nobody appends to one that another process left.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from errno import EDQUOT, EFBIG, ENOSPC, ENOTSUP
 from struct import Struct
 
@@ -150,8 +151,7 @@ class WAL:
             boot = filesystem.boot()
             self._write_first(pack_header(store_id, number, sequences, boot, synced_only), prelude)
         except BaseException:
-            self.close()
-            filesystem.remove(self.path)
+            self.abandon()
             raise
 
     def _write_first(self, header: bytes, prelude: bytes) -> None:
@@ -282,6 +282,13 @@ class WAL:
             self.closed = True  # first: a descriptor closed twice may be another file's
             self._unmap()
             self.filesystem.close(self._file)
+
+    def abandon(self) -> None:
+        """Close and remove the file; where that fails a later sweep removes it."""
+        with suppress(error):
+            self.close()
+        with suppress(error):
+            self.filesystem.remove(self.path)
 
 
 class Segment:

@@ -12,6 +12,7 @@ What happens to the MemTable afterwards is in :mod:`oblivion_dbm.engine.maintena
 
 from __future__ import annotations
 
+from contextlib import suppress
 from errno import EIO
 
 from oblivion_dbm.engine.kernel import BUSY, Appender, Stalled, depth, refuse
@@ -298,10 +299,9 @@ class WritePath:
         try:
             self.maintenance.install(version)
         except BaseException:
-            wal.close()
-            if not self._manifest.may_name(wal.number):
-                self._manifest.forget(wal.number)
-                self._filesystem.remove(wal.path)
+            with suppress(error):
+                wal.close()
+            self._manifest.discard(wal.number, wal.path)
             raise
 
     # Durability.

@@ -8,3 +8,23 @@
 * ``suites``: tests of the fast suite, with larger numbers
 * ``gate``: trials in forked children, seed by seed, and what came of them
 """
+
+from __future__ import annotations
+
+from gates import crash, failure, kill
+from gates.gate import Gate
+
+GATES = {
+    gate.name: gate
+    for gate in (
+        Gate("crash", "crash states", crash.trial, {"change": 5000, "long": 100_000}),
+        Gate("kill", "kills", kill.trial, {"change": 200, "long": 10_000}),
+        Gate(
+            "failure",
+            "failing operations",
+            failure.trial,
+            {"change": None, "long": None},
+            seeds=lambda size: len(failure.trials(size)),
+        ),
+    )
+}

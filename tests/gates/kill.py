@@ -131,8 +131,8 @@ def _nothing(model: Model) -> None:
 
 
 WEIGHTS = {
-    _put: 45, _put_async: 10, _put_large: 2, _put_huge: 0.1, _batch: 10, _batch_async: 5, _transaction: 8,
-    _delete: 12, _clear: 1, _snapshot: 1, _flush: 2, _compact: 1, _sync: 3,
+    _put: 45, _put_async: 10, _put_large: 2, _put_huge: 0.1, _batch: 10, _batch_async: 5,
+    _transaction: 8, _delete: 12, _clear: 1, _snapshot: 1, _flush: 2, _compact: 1, _sync: 3,
 }  # fmt: skip
 
 
@@ -226,12 +226,12 @@ class Victim:
             assert dict(reader.scan()) == self.model
 
 
-def trial(seed: int, folder: str) -> int:
+def trial(seed: int, folder: str, _: str) -> int:
     """Kill the writers of one store; return the number of kills."""
     dice = random.Random(seed)
     sync = dice.choice(SYNCS)
     victim = Victim(folder + "/store", sync, seed)
-    for _ in range(KILLS):
+    for _kill in range(KILLS):
         victim.kill(dice.uniform(0.0, LONGEST_LIFE))
     return KILLS + queued(folder + "/queued", sync, dice)
 
