@@ -922,3 +922,30 @@ def test_the_sequences_of_flushes_leave_no_gap_and_begin_anew_after_a_clear(tmp_
         assert first == cleared_up_to
         db.compact()
         assert spans() == [(0, db.sequence)]
+
+
+CHANGES: list[Callable[[Database], object]] = [
+    lambda db: db.pop(b"0"),
+    lambda db: db.popitem(),
+    lambda db: db.setdefault(b"new", b""),
+    lambda db: db.__delitem__(b"0"),
+    lambda db: db.__delitem__(slice(b"0", b"2")),
+    lambda db: db.put_async(b"new", b"").result(20),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_more_than_a_full_memtable_may_be_recovered_whatever_the_first_write_is(
+    path: str, change: Callable[[Database], object]
+) -> None:
+    with Database(path) as db:
+        db.put_many({b"%d" % number: bytes(1000) for number in range(100)})
+    done = threading.Event()
+
+    def write() -> None:
+        with Database(path, "w", memtable_limit=1000) as db:
+            change(db)
+        done.set()
+
+    threading.Thread(target=write, daemon=True).start()
+    assert done.wait(20), "it waits for maintenance, which waits for the first write"

@@ -160,6 +160,8 @@ class Maintenance:
     @property
     def under_pressure(self) -> bool:
         """Whether a writer should wait before it goes on."""
+        if self._log.live is None:
+            return False  # nothing is done before the first write has begun the log
         return self.pressure.pause() != 0 or (self.worker.here and self.due)
 
     def work(self) -> None:
