@@ -907,3 +907,22 @@ def test_an_open_that_is_given_up_does_not_wait_for_the_other_writer(tmp_path: P
             await asyncio.sleep(0.01)
 
     asyncio.run(main())
+
+
+def test_a_close_that_is_cancelled_lets_no_write_wait_for_ever(store: Path) -> None:
+    async def main() -> None:
+        db = await aio.open(store, "c")
+        large = [asyncio.ensure_future(db.put("large", bytes(100_000)))]
+        writes = large + [asyncio.ensure_future(db.put(str(n), b"1")) for n in range(6)]
+        await asyncio.sleep(0)
+        close = asyncio.ensure_future(db.close())
+        await asyncio.sleep(0)
+        close.cancel()
+        await asyncio.sleep(0)
+        time.sleep(0.3)  # the loop is busy, and the close goes on by itself
+        done, waiting = await asyncio.wait(writes, timeout=20)
+        assert waiting == set()
+        assert {type(write.exception()) for write in done} <= {type(None), error}
+        await db.close()
+
+    run(main)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import oblivion_dbm.engine.recovery as recovery_module
-from oblivion_dbm import CorruptionError, error
+from oblivion_dbm import CorruptionError, Database, error
 from oblivion_dbm.engine.compactor import Compactor
 from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.lock import WriterLock
@@ -871,3 +871,39 @@ def test_a_reader_process_sees_prefixes_and_never_goes_back(path: str, sync: str
     os.waitpid(child, 0)
     for end in (stopping, stop, answering, answer):
         os.close(end)
+
+
+def test_closing_from_two_threads_closes_nobody_else_s_descriptor(tmp_path: Path) -> None:
+    problems: list[OSError] = []
+    stop = threading.Event()
+
+    def bystander() -> None:
+        while not stop.is_set():
+            try:
+                descriptor = os.open(os.devnull, os.O_RDONLY)
+                os.fstat(descriptor)
+                os.close(descriptor)
+            except OSError as problem:  # noqa: PERF203 - one by one, as often as can be
+                problems.append(problem)
+
+    with Database(tmp_path / "store") as db:
+        db[b"a"] = b"1"
+    other = threading.Thread(target=bystander)
+    other.start()
+    for _ in range(300):
+        reader = Database(tmp_path / "store", "r")
+        start = threading.Barrier(2)
+
+        def close(reader: Database = reader, start: threading.Barrier = start) -> None:
+            start.wait()
+            reader.close()
+
+        closers = [threading.Thread(target=close) for _ in range(2)]
+        for closer in closers:
+            closer.start()
+        for closer in closers:
+            closer.join()
+        assert reader.closed
+    stop.set()
+    other.join()
+    assert problems == []

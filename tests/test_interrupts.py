@@ -507,6 +507,45 @@ def test_what_is_interrupted_again_while_it_is_put_right_is_put_right_by_the_nex
     assert number > 50
 
 
+SEES: dict[str, Callable[[Database], object]] = {
+    "snapshot": lambda db: dict(db.snapshot()),
+    "transaction": lambda db: dict(db.transaction()),
+    "scan": lambda db: dict(db.scan()),
+    "reverse": lambda db: dict(reversed(list(db.scan(reverse=True)))),
+    "pop": lambda db: {b"key": db.pop(b"key")},
+    "first": lambda db: dict([db.first()]),
+}
+
+
+@pytest.mark.parametrize("sees", SEES)
+def test_the_next_call_of_any_kind_puts_right_what_was_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sees: str
+) -> None:
+    with Database(tmp_path / "store") as db:
+        db[b"key"] = b"old"
+        settle, published = Appender.settle, db._engine.tree.lookup
+
+        class Twice(dict[bytes, bytes]):
+            """Interrupts the insertion, and, once more, what puts it right."""
+
+            def __setitem__(self, key: bytes, record: bytes) -> None:
+                monkeypatch.setattr(Appender, "settle", interrupted)
+                raise Interrupt
+
+        def interrupted(appender: Appender, start: int, end: int) -> None:
+            monkeypatch.setattr(Appender, "settle", settle)
+            db._engine.tree.memtables[0].top.records = records
+            appender.active = records
+            raise Interrupt
+
+        records = db._engine.tree.memtables[0].top.records
+        assert published.view[0] is records
+        db._engine._path.appender.active = Twice(records)  # type: ignore[attr-defined]  # a Writer
+        with pytest.raises(Interrupt):
+            db[b"key"] = b"new"
+        assert SEES[sees](db) == {b"key": b"new"}
+
+
 # Handlers that call the store themselves.
 
 HANDLERS: dict[str, tuple[Call, Callable[[Model], object]]] = {

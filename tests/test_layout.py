@@ -33,8 +33,8 @@ ORDER = """
     engine.positioned engine.wal engine.merge engine.memtable engine.sstable
     engine.read_ahead engine.table_writer engine.policy engine.manifest engine.compactor engine.lock
     engine.recovery engine.snapshot engine.overlay engine.tree
-    engine.follower engine.worker engine.log engine.pressure engine.maintenance engine.write_queue
-    engine.write_path engine.storage_engine
+    engine.follower engine.worker engine.future engine.log engine.pressure engine.maintenance
+    engine.write_queue engine.write_path engine.storage_engine
     engine.verify
     bytes_like batch mapping snapshot transaction database
     stdlib dbm shelve convert

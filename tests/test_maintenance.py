@@ -26,6 +26,7 @@ from oblivion_dbm.engine.maintenance import Maintenance
 from oblivion_dbm.engine.manifest import load
 from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.pressure import OVERFULL
+from oblivion_dbm.engine.sstable import SSTable
 from oblivion_dbm.engine.storage_engine import StorageEngine, Writer, open_store
 from oblivion_dbm.engine.verify import verify
 
@@ -949,3 +950,48 @@ def test_more_than_a_full_memtable_may_be_recovered_whatever_the_first_write_is(
 
     threading.Thread(target=write, daemon=True).start()
     assert done.wait(20), "it waits for maintenance, which waits for the first write"
+
+
+@pytest.mark.parametrize("call", ["sync new", "sync_directory store"])
+def test_a_failed_sync_before_a_manifest_is_installed_is_final_too(
+    path: str, system: Watched, call: str
+) -> None:
+    engine = open_store(path, "c", Options(background=False), filesystem=system)
+    engine.put(b"a", b"1")
+    system.failing[call] = errno.EIO
+    with pytest.raises(error, match="told to fail"):
+        engine.flush()
+    system.failing.clear()
+    with pytest.raises(error, match="writing stopped"):
+        engine.put(b"b", b"2")
+    with pytest.raises(error, match="writing stopped"):
+        engine.flush()
+    assert engine.value(b"a") == b"1"
+    with suppress(error):
+        engine.close()
+    with Database(path) as db:
+        assert dict(db) == {b"a": b"1"}
+
+
+def test_a_merge_that_has_failed_keeps_no_table_alive(path: str, system: Watched) -> None:
+    def tables() -> int:
+        return sum(isinstance(thing, SSTable) for thing in gc.get_objects())
+
+    engine = open_store(path, "c", Options(), filesystem=system)
+    before = tables()
+    for number in range(3):
+        engine.write({b"%d-%d" % (number, n): bytes(100) for n in range(50)}, False)
+        engine.flush()
+    system.watch = fail_merges(engine)
+    with pytest.raises(error, match="no room"):
+        engine.compact()
+    system.watch = lambda call, what: None
+    gc.disable()
+    try:
+        with suppress(error):
+            engine.put(b"more", b"")
+        engine.compact()
+        assert tables() - before == 1
+    finally:
+        gc.enable()
+    engine.close()

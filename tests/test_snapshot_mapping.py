@@ -388,3 +388,38 @@ def test_every_snapshot_is_the_state_of_its_moment(
             assert all(snapshot.get(key) == value for key, value in expected.items())
             snapshot.close()
         assert len(db) == len(model)
+
+
+def test_a_snapshot_that_is_closed_while_it_is_read_shows_nothing_newer(tmp_path: Path) -> None:
+    held, go = threading.Event(), threading.Event()
+    found: list[object] = []
+
+    class Slow(dict[bytes, bytes]):
+        """A layer whose look-up is as slow as a thread that waits for its turn."""
+
+        def get(self, key: bytes) -> Any:  # type: ignore[override]  # as a layer is asked
+            held.set()
+            go.wait(20)
+            return super().get(key)
+
+    with Database(tmp_path / "store") as db:
+        db[b"k"] = b"1"
+        top = db._engine.tree.memtables[0].top
+        top.records = Slow(top.records)
+        snapshot = db.snapshot()
+
+        def read() -> None:
+            try:
+                found.append(snapshot[b"k"])
+            except error:
+                found.append("closed")
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        assert held.wait(20)
+        snapshot.close()
+        db[b"k"] = b"2"
+        db.snapshot().close()
+        go.set()
+        reading.join(20)
+    assert found in ([b"1"], ["closed"])

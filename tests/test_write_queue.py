@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -721,3 +722,23 @@ def test_an_async_write_that_the_disk_refuses_fails_alone(tmp_path: Path) -> Non
     engine.submit({b"big": bytes(300_000)}).result(10)
     assert engine.count() == 4
     engine.close()
+
+
+def test_what_a_callback_appends_while_the_handle_closes_is_answered_too(tmp_path: Path) -> None:
+    """A callback's direct write appends what its thread has queued, after close has begun."""
+    queued: list[Future[None]] = []
+    inside = threading.Event()
+
+    def callback(_: Future[None]) -> None:
+        queued.append(store.put_async("second", "2"))
+        inside.set()
+        time.sleep(0.1)
+        with suppress(error):
+            store["third"] = "3"
+
+    store = Database(tmp_path / "store")
+    store.put_async("zero", "0")
+    store.put_async("first", "1").add_done_callback(callback)
+    assert inside.wait(20)
+    store.close()
+    assert queued[0].result(20) is None

@@ -229,11 +229,15 @@ class Database(Reads):
         """
         store, off_loop = self._mapping(), self._off_loop
         await self._turn.acquire()
-        if size is not None and size <= LARGEST_ON_LOOP and store.has_room(size):
-            try:
+        write = None
+        try:
+            if size is not None and size <= LARGEST_ON_LOOP and store.has_room(size):
                 write = self._noted(hand_in())
-            finally:
-                self._turn.release()
+        except BaseException:  # of a store that has been closed meanwhile
+            self._turn.release()
+            raise
+        if write is not None:
+            self._turn.release()
         else:
             write = await self._in_turn((), lambda: self._noted(hand_in()))
         await off_loop.result(write)

@@ -165,10 +165,11 @@ class Follower:
         self._logs = []
 
     def close(self) -> None:
-        """Let go of all files."""
-        self._ended = True
-        self._watched = (-1,)
-        self._word.close()
-        for log in self._logs:
-            log.segment.close()
-        self._logs = []
+        """Let go of all files.  Again is fine, also from several threads at once."""
+        with self._lock:
+            self._ended = True
+            self._watched = (-1,)
+            self._word.close()
+            logs, self._logs = self._logs, []
+            for log in logs:
+                log.segment.close()

@@ -139,8 +139,11 @@ class Maintenance:
         except BaseException as again:
             self.problem = again
             raise
-        if problem is not None and not done:
-            raise problem
+        try:
+            if problem is not None and not done:
+                raise problem
+        finally:
+            problem = None  # else it and this frame, with all it holds, keep each other alive
 
     # What is due.
 
@@ -224,6 +227,9 @@ class Maintenance:
             tables = self._tree.open_tables(version)
             self._manifest.install(version, lambda: self._publish(tables, swap))
         except BaseException:
+            if self._manifest.failed is not None:
+                with self._appender.lock:  # whoever makes room has looked, or will
+                    self._appender.limit = -1
             self.compactor.discard(run)
             raise
 

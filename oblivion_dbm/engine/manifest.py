@@ -248,7 +248,7 @@ class Manifest:
         filesystem, directory = self._filesystem, self.directory
         version = version.replace(next_file=self._next)
         new = filesystem.join(directory, filenames.MANIFEST_NEW)
-        filesystem.sync_directory(directory)
+        self._finally(lambda: filesystem.sync_directory(directory))
         self._write(new, render(version))
         try:
             filesystem.rename(new, filesystem.join(directory, filenames.MANIFEST))
@@ -274,9 +274,18 @@ class Manifest:
         file = filesystem.create(path, self._mode)
         try:
             filesystem.write(file, 0, data)
-            filesystem.sync(file)
+            self._finally(lambda: filesystem.sync(file))
         finally:
             filesystem.close(file)
+
+    def _finally(self, sync: Callable[[], None]) -> None:
+        """Sync; what the system says of a failure it says once, so that is final."""
+        try:
+            sync()
+        except BaseException as problem:
+            if isinstance(problem, OSError) or isinstance(problem.__context__, OSError):
+                self.failed = problem
+            raise
 
     def _sweep(self) -> None:
         """Remove logs and tables that the Version does not name.

@@ -199,10 +199,23 @@ class Snapshot:
                 yield shape.take(keys, records)
 
 
-def look_up_in(layers: Sequence[Layer], seed: int, probes: tuple[RunProbe, ...]) -> Lookup:
-    """Return what looks up in layers over runs."""
+class HeldRecords(tuple):  # type: ignore[type-arg]  # of dicts; each look-up names them
+    """The dicts of layers that are frozen as long as ``held`` is alive.
+
+    A look-up keeps this while it goes on, whoever ends the snapshot meanwhile.
+    """
+
+    held: object = None
+
+
+def look_up_in(
+    layers: Sequence[Layer], seed: int, probes: tuple[RunProbe, ...], held: object = None
+) -> Lookup:
+    """Return what looks up in layers over runs; ``held`` is kept alive by each look-up."""
     kind: type[Lookup] = probes[0][1][0][-1].lookup if probes else Lookup
-    return kind(seed, ({}, tuple([layer.records for layer in layers]), probes))
+    records = HeldRecords([layer.records for layer in layers])
+    records.held = held
+    return kind(seed, ({}, records, probes))
 
 
 def live_changes(layers: Sequence[Layer], seed: int, probes: tuple[RunProbe, ...]) -> Iterator[int]:
@@ -263,6 +276,8 @@ class Scan:
             if reverse:
                 chunk.reverse()
             self._chunk = chunk
+            if self._problem is not None:  # since the look, and of the chunk before
+                break
             yield chunk
             if self._problem is not None:
                 break

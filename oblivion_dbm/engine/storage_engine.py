@@ -74,6 +74,10 @@ class StorageEngine:
         """Raise if the handle is closed, or was inherited through a fork."""
         self.tree.check()
 
+    def check_idle(self) -> None:
+        """Check, with the lock held once, and put right what an interrupt has left."""
+        self.check()
+
     def check_writable(self) -> None:
         """Raise unless this handle can write."""
         raise self._refusal()
@@ -109,7 +113,7 @@ class StorageEngine:
         """
         self.refresh()
         with self.lock:
-            self.check()
+            self.check_idle()
             tree, items = self.tree, kernel.SHAPES[shape]
             return tree.apart(self.lock, tree.scan, items, start, stop, reverse, owner)
 
@@ -117,21 +121,22 @@ class StorageEngine:
         """Return the present state with its sequence number; it ends with the handle."""
         self.refresh()
         with self.lock:
-            sequence = self.sequence  # which checks
+            self.check_idle()
+            sequence = self.sequence
             return self.tree.apart(self.lock, self.tree.snapshot, sequence)
 
     def first(self) -> bytes | None:
         """Return the smallest key with a value, None when there is none."""
         self.refresh()
         with self.lock:
-            self.check()
+            self.check_idle()
             return self.tree.apart(self.lock, self.tree.first)
 
     def count(self) -> int:
         """Return the number of keys with a value; see ``Tree.count`` for the cost."""
         self.refresh()
         with self.lock:
-            self.check()
+            self.check_idle()
             return self.tree.apart(self.lock, self.tree.count)
 
     def delete(self, key: bytes) -> bool:
@@ -248,8 +253,9 @@ class Reader(StorageEngine):
 
     def close(self) -> None:
         """End the handle; again is fine."""
-        super().close()
-        self._follower.close()
+        with self.lock:  # as one: nobody looks for what is new in between
+            super().close()
+            self._follower.close()
 
 
 class Writer(StorageEngine):
@@ -299,6 +305,11 @@ class Writer(StorageEngine):
     def commit(self) -> None:
         """Return once what was written is as durable as the sync mode says."""
         self._path.commit()
+
+    def check_idle(self) -> None:
+        """Check, with the lock held once, and put right what an interrupt has left."""
+        self.check()
+        self._path.check_idle()
 
     def check_writable(self) -> None:
         """Raise unless this handle can write."""
@@ -427,8 +438,8 @@ class Writer(StorageEngine):
     def _release(self) -> None:
         """End the handle and give the store back; again is fine."""
         with self.lock:
-            self._path.refuse(self.lock)
             self.tree.end(error(CLOSED))
+            self._path.refuse(self.lock)
         try:
             self._path.log.close()
         finally:

@@ -149,7 +149,7 @@ class Tree:
                     break
         finally:
             self.show()
-        lookup = look_up_in(layers, self.version.seed, probes)
+        lookup = look_up_in(layers, self.version.seed, probes, held)
         return Snapshot(layers, runs, lookup, live=live, held=held)
 
     def first(self) -> bytes | None:

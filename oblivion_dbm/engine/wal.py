@@ -304,6 +304,7 @@ class Segment:
         self.path = filesystem.join(directory, log_name(number))
         self.number = number
         self.filesystem = filesystem
+        self.closed = False
         self._file = filesystem.open(self.path)
         self.buffer: Any = b""
         #: One word, appended-up-to; constant where the file cannot be mapped.
@@ -431,6 +432,8 @@ class Segment:
         self.buffer, self.words = b"", (0,)
 
     def close(self) -> None:
-        """Let go of the map and the file."""
+        """Let go of the map and the file.  Again is fine."""
         self._let_go()
-        self.filesystem.close(self._file)
+        if not self.closed:
+            self.closed = True  # first: a descriptor closed twice may be another file's
+            self.filesystem.close(self._file)

@@ -48,19 +48,24 @@ class Job:
 
     def run(self) -> bool:
         """Call, and tell who waits; True when it failed."""
+        failed = False
         try:
             self._call()
         except BaseException as problem:  # noqa: BLE001 - it is raised where it was asked for
-            self._problem = problem
+            self._problem, failed = problem, True
         finally:
             self._done.release()
-        return self._problem is not None
+        return failed
 
     def wait(self, seconds: float) -> bool:
         """Wait at most so long; True once the call has returned.  Raises what it raised."""
         done = self._done.acquire(timeout=seconds)
-        if done and self._problem is not None:
-            raise self._problem
+        problem, self._problem = self._problem, None
+        try:
+            if problem is not None:
+                raise problem
+        finally:
+            problem = None  # else it and this frame, with all it holds, keep each other alive
         return done
 
 

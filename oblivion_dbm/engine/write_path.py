@@ -132,6 +132,7 @@ class WritePath:
 
     def check_failed(self) -> None:
         """Raise if writing has stopped for good."""
+        self.tree.check()
         problem = self.failed or self._manifest.failed
         if problem is not None:
             self._untold = False
@@ -151,7 +152,8 @@ class WritePath:
     def _stop(self, problem: BaseException) -> None:
         """Stop writing for good."""
         self.failed = problem
-        self.appender.limit = -1
+        with self._mutex:  # whoever makes room has looked, or will
+            self.appender.limit = -1
 
     def refuse(self, mutex: RLock) -> None:
         """Send every later write to ``check``; ``mutex`` replaces one that may never be free."""

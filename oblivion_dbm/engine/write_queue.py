@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from oblivion_dbm.engine.filesystem import FileSystem
+    from oblivion_dbm.engine.future import WriteFuture
 
 #: Bytes of records that are appended before their Futures are completed.
 GROUP = 1 << 20
@@ -55,7 +56,7 @@ class WriteQueue:
         self._limit = limit
         self._lock = RLock()
         #: (number, record, Future), the oldest first.
-        self._queue: deque[tuple[int, bytes, Future[None]]] = deque()
+        self._queue: deque[tuple[int, bytes, WriteFuture]] = deque()
         self._size = 0
         #: The numbers of the last record that was handed in, and that is done.
         self._taken = self._done = 0
@@ -63,8 +64,10 @@ class WriteQueue:
         self._last: dict[int, int] = {}
         self._appending = False
         #: Futures of what is appended, or what went wrong; the sequence behind it.
-        self._appended: list[tuple[Future[None], BaseException | None]] = []
+        self._appended: list[tuple[WriteFuture, BaseException | None]] = []
         self._sequence = -1
+        #: Futures whose lock was not to be had, and what went wrong.
+        self._late: list[tuple[WriteFuture, BaseException | None]] = []
         self._deadline: float | None = None
         self._sync_all: Callable[[], None] | None = None
         self._closing: error | None = None
@@ -75,9 +78,9 @@ class WriteQueue:
 
         Waits while the queue is full.  Raises error once the queue is closed.
         """
-        from concurrent.futures import Future
+        from oblivion_dbm.engine.future import WriteFuture
 
-        future: Future[None] = Future()
+        future = WriteFuture()
         try:
             while not self._take(record, future):
                 self._filesystem.sleep(_PAUSE)
@@ -92,7 +95,7 @@ class WriteQueue:
         """Tell whether a record of ``length`` bytes could be queued at once."""
         return not self._queue or self._size + length <= self._limit
 
-    def _take(self, record: bytes, future: Future[None]) -> bool:
+    def _take(self, record: bytes, future: WriteFuture) -> bool:
         if depth(self._lock):  # a signal handler inside this very call
             refuse()
         with self._lock:
@@ -161,12 +164,12 @@ class WriteQueue:
         if self._deadline is not None:
             left = self._deadline - self._filesystem.clock()
             if left > 0 and self._closing is None and not self.worker.stopping:
-                return 0.0 if self._queue else left
+                return 0.0 if self._queue else min(left, _PAUSE) if self._late else left
             self._deadline = None
             assert self._sync_all is not None
             with suppress(error):  # writing has stopped, and every later write says why
                 self._sync_all()
-        return 0.0 if self._queue else None
+        return 0.0 if self._queue else _PAUSE if self._late else None
 
     def _append_group(self) -> None:
         """Append a group of records; their Futures are still to be completed."""
@@ -177,7 +180,7 @@ class WriteQueue:
             size += len(record)
             problem: BaseException | None = None
             try:
-                wanted = future.running() or future.set_running_or_notify_cancel()
+                wanted = future.begin()
                 if wanted:
                     self._sequence = self._append(record)
             except BaseException as its_problem:  # noqa: BLE001 - it is the Future's
@@ -197,6 +200,7 @@ class WriteQueue:
         """Make durable what is appended, and complete the Futures."""
         answers, self._appended = self._appended, []
         if not answers:
+            self._answer_late()
             return
         problem = None
         try:
@@ -204,13 +208,19 @@ class WriteQueue:
                 self._sync(self._sequence)
         except BaseException as of_all:  # noqa: BLE001 - it is the Futures'
             problem = of_all
-        for future, its_problem in answers:
+        self._late += [(future, its_problem or problem) for future, its_problem in answers]
+        self._answer_late()
+
+    def _answer_late(self) -> None:
+        """Complete the Futures that are left, but for those that cannot be completed yet."""
+        answers, self._late = self._late, []
+        for future, problem in answers:
+            answered = True
             # What a callback raises is neither this thread's nor the next Future's.
             with suppress(BaseException):
-                if its_problem is None and problem is None:
-                    future.set_result(None)
-                else:
-                    future.set_exception(its_problem or problem)
+                answered = future.answer(problem)
+            if not answered:
+                self._late.append((future, problem))
 
     def close(self, reason: error) -> None:
         """Take nothing more; return once all that was queued is done.  Again is fine.
@@ -226,3 +236,6 @@ class WriteQueue:
             self._wake()
             self._filesystem.sleep(_PAUSE)
         self.worker.close()
+        while self._appended:  # by a callback, in the last moment of the thread
+            self._answer()
+        self._answer_late()

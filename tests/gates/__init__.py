@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from gates import crash, failure, kill
+from gates import crash, failed_sync, failure, full_disk, kill, suites
 from gates.gate import Gate
 
 GATES = {
@@ -26,5 +26,16 @@ GATES = {
             {"change": None, "long": None},
             seeds=lambda size: len(failure.trials(size)),
         ),
+        Gate("full-disk", "writes without room", full_disk.trial, {"change": 500, "long": 20_000}),
+        Gate("failed-sync", "failed syncs", failed_sync.trial, {"change": 50, "long": 1000}),
+        Gate(
+            "interrupts",
+            "runs of interrupted calls",
+            suites.interrupts,
+            {"change": 1, "long": 1},
+            seeds=lambda _: 1,
+        ),
+        Gate("readers", "seconds of reading", suites.readers, {"change": 20, "long": 3600}, jobs=1),
+        Gate("forks", "runs of forks", suites.forks, {"change": 1, "long": 10}, jobs=1),
     )
 }

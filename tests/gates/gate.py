@@ -23,7 +23,9 @@ from typing import Any, NamedTuple, TextIO
 import oblivion_dbm
 
 #: Seconds that a trial may take.
-LONGEST = 300
+LONGEST = 1800
+#: Failures of one gate after which no more trials are begun.
+MOST_FAILURES = 5
 SIZES = ("change", "long")
 
 
@@ -190,7 +192,8 @@ def run(
 
     def seeds() -> Iterator[int]:
         for seed in range(first, total):
-            if (wanted is not None and done >= wanted) or time.monotonic() >= end:
+            enough = wanted is not None and done >= wanted
+            if enough or time.monotonic() >= end or len(failures) >= MOST_FAILURES:
                 return
             yield seed
 
