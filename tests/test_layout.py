@@ -71,7 +71,7 @@ TESTS_OF_THE_WHOLE = set(
     """
     architecture readme format formats model kill crash million threads interrupts
     bad_input docstrings layout startup exit
-    fork readers media cycles linearizable
+    fork readers media cycles linearizable gates
     """.split()
 )
 

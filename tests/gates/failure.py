@@ -48,31 +48,34 @@ class Failing(FileSystem):
     def __init__(self, number: int = -1, way: str = "once") -> None:
         self.number = number
         self.way = way
-        self.count = 0
+        #: What was done or tried, and the first of it that has failed.
+        self.done: list[str] = []
         self.failed = ""
 
-    def _fails(self) -> bool:
-        self.count += 1
-        here = self.count - 1 == self.number
-        return here or (self.way == "for ever" and 0 <= self.number < self.count)
-
-    def failure(self, name: str, path: str) -> error:
-        self.failed = self.failed or f"{name} {os.path.basename(path)}"
-        return error(FAILURES[name], f"{name} was told to fail", path)
+    def fails(self, what: str) -> bool:
+        """Tell whether the next operation, ``what``, is to fail."""
+        place = len(self.done)
+        self.done.append(what)
+        late = self.way == "for ever" and 0 <= self.number < place
+        if late or place == self.number:
+            self.failed = self.failed or what
+            return True
+        return False
 
 
 def _failing(name: str) -> Callable[..., Any]:
     does = getattr(FileSystem, name)
 
     def call(self: Failing, *arguments: Any, **more: Any) -> Any:
-        if not self._fails():
+        path = getattr(arguments[0], "path", arguments[0])
+        if not self.fails(f"{name} {os.path.basename(path)}"):
             return does(self, *arguments, **more)
         if name == "write":
             file, offset, data = arguments
             does(self, file, offset, data[: len(data) // 2])
         elif name == "close" or (self.way == "late" and name in LATE):
             does(self, *arguments, **more)
-        raise self.failure(name, getattr(arguments[0], "path", arguments[0]))
+        raise error(FAILURES[name], f"{name} was told to fail", path)
 
     return call
 
@@ -211,18 +214,18 @@ def after_failures(directory: str, allowed: list[Model]) -> None:
 
 
 @cache
-def operations_of(workload: Workload) -> int:
-    """Return how many operations of the file system a workload takes."""
+def operations_of(workload: Workload) -> list[str]:
+    """Return the operations of the file system that a workload takes."""
     with TemporaryDirectory() as folder:
         system = Failing()
         workload.run(folder + "/store", system)
-        return system.count
+        return system.done
 
 
 def workloads(size: str) -> list[Workload]:
     """Return the core workload, or all of them."""
     if size == "change":
-        return [Workload(0, "normal")]
+        return [Workload(1, "normal")]
     return [Workload(seed, sync) for sync in SYNCS for seed in range(8)]
 
 
@@ -233,7 +236,7 @@ def trials(size: str) -> list[tuple[Workload, str, int]]:
         (workload, way, number)
         for workload in workloads(size)
         for way in WAYS
-        for number in range(operations_of(workload))
+        for number in range(len(operations_of(workload)))
     ]
 
 

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import oblivion_dbm
 
@@ -84,6 +84,7 @@ class Child:
             output = os.open(self.folder + "/output", os.O_WRONLY)
             os.dup2(output, 1)
             os.dup2(output, 2)
+            sys.stdout = sys.stderr = os.fdopen(output, "w")
             units = self.gate.trial(self.seed, self._work(), size)
             Path(self.folder, "result").write_text(str(units))
             status = 0
@@ -157,13 +158,10 @@ class Results:
     def __init__(self, path: Path | None, size: str, resume: bool) -> None:
         self.size = size
         self.earlier: list[dict[str, Any]] = []
-        self.file: TextIO | None = None
-        if path is None:
-            return
-        if resume and path.exists():
+        self.path = path
+        if path is not None and resume and path.exists():
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             self.earlier = [line for line in lines if line["size"] == size]
-        self.file = path.open("a")
 
     def of(self, gate: Gate) -> tuple[int, int]:
         """Return how many units earlier runs have tried, and the first seed that is new."""
@@ -172,9 +170,9 @@ class Results:
         return sum(line["units"] for line in mine), first
 
     def add(self, outcome: Outcome) -> None:
-        if self.file is not None:
-            self.file.write(outcome.line(self.size))
-            self.file.flush()
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(outcome.line(self.size))
 
 
 def run(
