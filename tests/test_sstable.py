@@ -25,6 +25,7 @@ from oblivion_dbm.engine.sstable import (
     GROUP,
     INDEX,
     LENGTHS,
+    LONGEST_DETOUR,
     RECORDS_AT,
     SUMS,
     TAIL,
@@ -212,8 +213,19 @@ def test_lists_cut_straight_out_of_a_table_are_what_its_records_say(
 def test_the_sum_of_a_group_stands_for_its_records(tmp_path: Path) -> None:
     found = open_table(tmp_path, write(tmp_path, some(200), chunk=7))
     groups = [(0, 64), (64, 128), (0, 128), (128, 200), (0, 200), (192, 200)]
-    assert all(found.sums_match(a, b, found.ends(a, b)) for a, b in groups)
-    assert not any(found.sums_match(a, b, found.ends(a, b)) for a, b in [(1, 64), (0, 63)])
+    parts = [(1, 64), (0, 63), (60, 70), (199, 200), (7, 8), (0, 1)]
+    for low, high in groups + parts:
+        assert found.sums_match(low, high, found.ends(low, high)) is True
+    found.close()
+
+
+def test_no_sum_is_made_over_much_more_than_is_wanted(tmp_path: Path) -> None:
+    table: Table = {b"%05d" % number: bytes(LONGEST_DETOUR // 32) for number in range(130)}
+    found = open_table(tmp_path, write(tmp_path, table))
+    assert found.sums_match(3, 5, found.ends(3, 5)) is None
+    assert found.sums_match(128, 129, found.ends(128, 129)) is True
+    assert found.sums_match(0, 64, found.ends(0, 64)) is True
+    assert found.records(3, 5)[0] == [b"00003", b"00004"]
     found.close()
 
 
@@ -288,6 +300,46 @@ def test_damage_to_any_byte_is_reported_or_without_effect(tmp_path: Path, change
         if RECORDS_AT <= offset < RECORDS_AT + len(b"".join(map(record, table, table.values()))):
             assert found[-1] is CorruptionError
     assert unnoticed < 8 * PROBE_LIMIT + 100  # index slots that nobody came by, and padding
+
+
+@pytest.mark.parametrize("length", [1, LONGEST_DETOUR // 32], ids=["short", "long"])
+@pytest.mark.parametrize("places", [(0, 1), (10, 11), (64, 128), (127, 5), (3, 129)])
+@pytest.mark.parametrize("copied", [False, True], ids=["exchanged", "copied"])
+def test_sound_records_of_other_places_are_damage(
+    tmp_path: Path, length: int, places: tuple[int, int], copied: bool
+) -> None:
+    """Whole blocks may change places, and then every crc of a record is right."""
+    table: Table = {b"%05d" % number: bytes([number]) * length for number in range(130)}
+    info = write(tmp_path, table)
+    path = tmp_path / "000009.sst"
+    data = bytearray(path.read_bytes())
+    size = OVERHEAD + 5 + length
+    one, other = (slice(RECORDS_AT + size * at, RECORDS_AT + size * (at + 1)) for at in places)
+    first, second = data[one], data[other]
+    data[other] = first
+    data[one] = first if copied else second
+    path.write_bytes(data)
+    found = open_table(tmp_path, info)
+    keys = sorted(table)
+    for key in keys:
+        assert outcome(lambda key=key: lookup_of(found).value(key), path) in (  # type: ignore[misc]
+            table[key],
+            CorruptionError,
+        )
+        assert outcome(lambda key=key: found.position(key), path) in (  # type: ignore[misc]
+            int(key),
+            CorruptionError,
+        )
+    for place in places[copied:]:
+        for low, high in ((place, place + 1), (place // GROUP * GROUP, place + 1), (0, 130)):
+            assert outcome(lambda low=low, high=high: found.records(low, high), path) is (  # type: ignore[misc]
+                CorruptionError
+            )
+    for size in (1, 16, 64):
+        for bounds in ((None, None), (keys[2], keys[-1])):
+            chunks = found.chunks(*bounds, False, repeat(size))
+            assert outcome(lambda chunks=chunks: list(chunks), path) is CorruptionError  # type: ignore[misc]
+    found.close()
 
 
 @pytest.mark.parametrize("name", ["pairs", "keys", "values"])

@@ -7,12 +7,12 @@ above it the first bad record ends the log.
 
 from __future__ import annotations
 
-from oblivion_dbm.engine.filenames import lost as lost_name
+from oblivion_dbm.engine import filenames
 from oblivion_dbm.engine.kernel import replay
 from oblivion_dbm.engine.memtable import Layer, MemTable
 from oblivion_dbm.engine.record import BATCH, CLEAR, SEAL, BadRecord, read
 from oblivion_dbm.engine.wal import APPENDED_AT, DATA_AT, Segment
-from oblivion_dbm.errors import CorruptionError
+from oblivion_dbm.errors import CorruptionError, error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +59,37 @@ def replay_into(memtable: MemTable, buffer: Any, offset: int, end: int) -> tuple
             return offset, True
 
 
+def check_newest(filesystem: FileSystem, directory: str, version: Version) -> None:
+    """Raise if records were logged that ``version`` cannot know of: the MANIFEST is a stale one.
+
+    A segment takes records only once the MANIFEST on the disk names it, and is
+    followed by a newer one before it is dropped.
+    """
+    for name in filesystem.list(directory):
+        parsed = filenames.parse(name)
+        if parsed is None or parsed[0] != filenames.LOG_KIND:
+            continue
+        if parsed[1] > max(version.logs, default=0) and _holds_records(
+            filesystem, directory, parsed[1], bytes.fromhex(version.store_id)
+        ):
+            path = filesystem.join(directory, filenames.MANIFEST)
+            raise CorruptionError(path, 0, f"it is older than {name}, which holds records")
+
+
+def _holds_records(filesystem: FileSystem, directory: str, number: int, store_id: bytes) -> bool:
+    """Tell whether a log segment that no MANIFEST names belongs to the store and holds records."""
+    try:
+        segment = Segment(filesystem, directory, number, store_id)
+    except error:  # it is just being made, or its store is no more, or it is gone
+        return False
+    try:
+        return max(segment.appended, segment.synced()[0]) > segment.prelude_end
+    except CorruptionError:
+        return False
+    finally:
+        segment.close()
+
+
 class Lost:
     """Bytes at the end of a log segment that recovery had to drop."""
 
@@ -73,7 +104,7 @@ class Lost:
 def keep_lost(lost: list[Lost], filesystem: FileSystem, directory: str, mode: int) -> None:
     """Write what recovery dropped into files of their own, which stay."""
     for tail in lost:
-        path = filesystem.join(directory, lost_name(tail.number))
+        path = filesystem.join(directory, filenames.lost(tail.number))
         if filesystem.kind(path) != "missing":
             filesystem.remove(path)  # a try that was cut short: same log, same bytes
         file = filesystem.create(path, mode)
@@ -215,6 +246,9 @@ class Recovery:
                 log.look(readable_only)
             for before, log in zip([None, *self.logs], self.logs):
                 self._recover(before, log)
+            if self.logs:
+                self._check_end(self.logs[-1])
+            check_newest(filesystem, directory, version)
         except BaseException:
             self.close()
             raise
@@ -262,6 +296,15 @@ class Recovery:
         self.unsynced = self.unsynced or log.end > synced
         if not log.live and not log.sealed:
             self._drop(log, log.end)
+
+    def _check_end(self, last: ReplayedLog) -> None:
+        """Raise if the log goes on in a segment that the Version does not name.
+
+        A segment is sealed only once the MANIFEST on the disk names the next one.
+        """
+        if last.sealed:
+            meaning = "the log goes on from here, but the MANIFEST names no segment that follows"
+            raise CorruptionError(last.segment.path, last.end, meaning)
 
     def _drop(self, log: ReplayedLog, offset: int) -> None:
         data = log.segment.unread(offset)

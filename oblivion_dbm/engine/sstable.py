@@ -45,6 +45,7 @@ from oblivion_dbm.engine.kernel import (
     SLOTS_PER_PAIR,
     Lookup,
     hash_keys,
+    index_holds,
     split,
     sum_group,
 )
@@ -87,6 +88,8 @@ TAIL = Struct("<I8s")
 LONGEST_TABLE = 1 << 40
 #: Bytes of records that are cut out of a table at once, if it is more than one record.
 LARGEST_STRETCH = 1 << 20
+#: Bytes beyond twice those wanted that are summed up so that whole groups are checked.
+LONGEST_DETOUR = 1 << 14
 
 
 def pack_header() -> bytes:
@@ -269,30 +272,40 @@ class SSTable:
     def records(self, start: int, stop: int) -> tuple[list[bytes], list[bytes]]:
         """Return (keys, records) of the records [start, stop), every one checked.
 
-        O(stop - start), and up to 63 lengths more to find the first.
+        O(stop - start), and up to 63 records more before and behind, where they are not long.
         """
         ends = self.ends(start, stop)
+        match = self.sums_match(start, stop, ends)
         try:
-            return split(self.data, ends, self._key_length, self.sums_match(start, stop, ends))
+            keys, records = split(self.data, ends, self._key_length, match is True)
         except BadRecord as bad:
             self.damaged(bad.offset, bad.meaning)
             raise
+        if not match:
+            self._check_places(keys, ends)
+            if match is False:
+                self.damaged(ends[0], "the sum of a group does not match its records")
+        return keys, records
 
     def ends(self, start: int, stop: int) -> list[int]:
         """Return the offset of each of the records [start, stop), and where the last ends."""
         self._section_checked(LENGTHS, start, stop, self._width)
         return list(accumulate(self._lengths[start:stop].tolist(), initial=self.offset(start)))
 
-    def sums_match(self, start: int, stop: int, ends: list[int]) -> bool:
-        """Tell whether the records [start, stop) are whole groups whose sums are right.
+    def sums_match(self, start: int, stop: int, ends: list[int]) -> bool | None:
+        """Tell whether the sums of the groups that hold the records [start, stop) are right.
 
+        None where the groups hold much more than these, and were not looked at.
         One sum over a group costs a fifth of a crc for each of its records.  It
         is no crc: that of records which end with their own depends on their
         lengths alone, and would not tell that two changed places.
         """
-        if start % GROUP or (stop % GROUP and stop != len(self)):
-            return False
         first, last = start // GROUP, -(-stop // GROUP)
+        if start % GROUP or (stop % GROUP and stop != len(self)):
+            whole = self._group_end(last - 1) - self._fence(first)
+            if whole > LONGEST_DETOUR + 2 * (ends[-1] - ends[0]):
+                return None
+            ends = self.ends(first * GROUP, min(last * GROUP, len(self)))
         self._section_checked(SUMS, first, last, 8)
         begins = [*ends[:-1:GROUP], ends[-1]]
         data, number = self.data, self.info.number
@@ -301,6 +314,21 @@ class SSTable:
             for group, (begin, end) in enumerate(pairwise(begins), first)
         ]
         return bool(sums == self._sums[first:last].tolist())
+
+    def _group_end(self, group: int) -> int:
+        """Return the offset where the records of a group end."""
+        return self._fence(group + 1) if group + 1 < len(self._fences) else self.records_end
+
+    def _check_places(self, keys: list[bytes], ends: list[int]) -> None:
+        """Raise unless the index leads to each of these records, which begin at ``ends``.
+
+        A sound record of another place, or of another table, is damage too.
+        """
+        for key, offset, digest in zip(keys, ends, hash_keys(keys, self.seed)):
+            home = digest * self.slot_count >> 64
+            self._section_checked(INDEX, home, home + PROBE_LIMIT, 8)
+            if not index_holds(self.slots, self.slot_count, digest, offset):
+                self.damaged(offset, f"a record that does not belong here: key {key[:60]!r}")
 
     def lists(
         self,
@@ -316,7 +344,7 @@ class SSTable:
         """
         for low, high in self.stretches(start, stop, reverse, sizes):
             ends = self.ends(low, high)
-            if self._key_length >= 0 and self.sums_match(low, high, ends):
+            if self._key_length >= 0 and self.sums_match(low, high, ends) is True:
                 yield shape.cut(self.data, ends, self._key_length)
             else:
                 yield shape.take(*self.records(low, high))
@@ -326,16 +354,20 @@ class SSTable:
 
         O(log n) checked records and one group of lengths.
         """
-        low, high = 0, len(self._fences)
+        if key <= self.first_key:
+            return 0
+        low, high, following = 0, len(self._fences), b""
         while low < high:
             middle = (low + high) // 2
-            if self._read(self._fence(middle))[1] <= key:
+            found = self._read(self._fence(middle))[1]
+            if found <= key:
                 low = middle + 1
             else:
-                high = middle
-        if low == 0:
-            return 0
-        start = (low - 1) * GROUP
+                high, following = middle, found
+        # What was found depends on these two groups alone.
+        if low < len(self._fences):
+            self._check_places([following], [self._fence(low)])
+        start = max(0, low - 1) * GROUP
         keys, _ = self.records(start, min(start + GROUP, len(self)))
         return start + sum(1 for found in keys if found < key)
 

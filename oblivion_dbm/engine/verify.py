@@ -130,7 +130,7 @@ def _check_table(table: SSTable) -> Iterator[Finding]:
             yield Finding(table.path, offset, "lengths and fences do not agree")
         stop = min(start + _STRIDE, len(table))
         keys, records = table.records(start, stop)
-        if not table.sums_match(start, stop, table.ends(start, stop)):
+        if table.sums_match(start, stop, table.ends(start, stop)) is False:
             yield Finding(table.path, offset, "the sum of a group does not match its records")
         if ends and keys[0] <= ends[-1]:
             yield Finding(table.path, offset, "the keys are not in order")
