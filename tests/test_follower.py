@@ -401,7 +401,7 @@ class ByHand:
         #: For each segment the records that it holds.
         self.records: list[dict[bytes, bytes]] = []
         self.live = 0
-        self.sealed = (0, 0, 0)
+        self.sealed = (0, 0, 0, 0)
         self.sequence = 0
         self.prepare()
 
@@ -637,10 +637,10 @@ def test_a_segment_that_does_not_go_on_where_the_last_one_ended_is_damage(
     hand.put(b"a")
     hand.prepare()
     reader = open_it(path, "r")
-    number, length, running = hand.wals[0].seal(hand.ends[0])
+    number, length, crc, total = hand.wals[0].seal(hand.ends[0])
     hand.live = 1
     if damage != "none":
-        end = number + (damage == "number"), length + (damage == "length"), running
+        end = number + (damage == "number"), length + (damage == "length"), crc, total
         hand.wals[1].follow(end, hand.sequence)
     if damage == "crc":
         hand.wals[1].target[148:152] = b"\0\0\0\0"

@@ -30,7 +30,8 @@ ORDER = """
     engine
     engine.record engine.filenames engine.filesystem engine.options engine.version
     engine.kernel.tables engine.kernel.pure engine.kernel.append engine.kernel.scan engine.kernel
-    engine.positioned engine.wal engine.merge engine.memtable engine.sstable
+    engine.positioned engine.header_page engine.wal engine.segment
+    engine.merge engine.memtable engine.sstable
     engine.read_ahead engine.table_writer engine.policy engine.manifest engine.compactor engine.lock
     engine.recovery engine.snapshot engine.overlay engine.tree
     engine.follower engine.worker engine.future engine.log engine.pressure engine.maintenance
@@ -70,7 +71,7 @@ NAMES_OF_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}
 TESTS_OF_THE_WHOLE = set(
     """
     architecture readme format formats model kill crash million threads interrupts
-    bad_input docstrings layout startup exit
+    bad_input docstrings layout startup exit damage
     fork readers media cycles linearizable gates
     """.split()
 )

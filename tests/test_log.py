@@ -15,11 +15,11 @@ import pytest
 
 from oblivion_dbm import error
 from oblivion_dbm.engine.filesystem import File, FileSystem
+from oblivion_dbm.engine.header_page import APPENDED_AT
 from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.record import PUT, encode
 from oblivion_dbm.engine.storage_engine import StorageEngine, open_store
 from oblivion_dbm.engine.verify import verify
-from oblivion_dbm.engine.wal import APPENDED_AT
 
 THREADS = 8
 #: What a sync takes here.

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from oblivion_dbm.engine.header_page import DATA_AT
 from oblivion_dbm.engine.memtable import OVERHEAD
 from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.pressure import (
@@ -19,7 +20,6 @@ from oblivion_dbm.engine.pressure import (
     Pressure,
 )
 from oblivion_dbm.engine.storage_engine import open_store
-from oblivion_dbm.engine.wal import DATA_AT
 
 LIMIT = 100_000_000
 RECORD = 800

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from oblivion_dbm import CorruptionError, error
 from oblivion_dbm.engine.filesystem import File, FileSystem
+from oblivion_dbm.engine.header_page import DATA_AT
 from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.record import (
@@ -27,7 +28,7 @@ from oblivion_dbm.engine.record import (
 from oblivion_dbm.engine.recovery import Recovery, apply_batch, replay_into
 from oblivion_dbm.engine.storage_engine import open_store
 from oblivion_dbm.engine.version import Version
-from oblivion_dbm.engine.wal import DATA_AT, WAL
+from oblivion_dbm.engine.wal import WAL
 
 
 class OtherBoot(FileSystem):
@@ -225,6 +226,118 @@ def test_readers_see_no_record_that_was_stored_but_not_published(log: Log) -> No
     assert list(log.contents(readable_only=True)) == [b"a"]
 
 
+# Where the log ends.
+
+
+@BOOTS
+@pytest.mark.parametrize("readable_only", [False, True])
+def test_a_manifest_that_names_no_segment_behind_a_sealed_one_is_stale(
+    log: Log, system: FileSystem, readable_only: bool
+) -> None:
+    log.begin()
+    log.append(put(b"a"))
+    log.rotate()
+    log.append(put(b"b"))
+    log.sync()
+    log.numbers.pop()
+    log.path(2).unlink()
+    assert log.found(system, readable_only) == str(log.path(1))
+
+
+@BOOTS
+def test_a_manifest_that_knows_nothing_of_a_newer_log_with_records_is_stale(
+    log: Log, system: FileSystem
+) -> None:
+    log.begin()
+    log.append(put(b"a"))
+    log.sync()
+    log.begin()  # as it is before the MANIFEST names it
+    log.numbers.pop()
+    assert list(log.contents(system)) == [b"a"]
+    log.append(put(b"b"))
+    log.sync()
+    assert log.found(system) == str(log.folder / "MANIFEST")
+    log.numbers = []
+    assert log.found(system) == str(log.folder / "MANIFEST")
+
+
+def test_a_newer_log_that_is_no_log_of_this_store_says_nothing(log: Log) -> None:
+    log.begin()
+    log.append(put(b"a"))
+    log.sync()
+    whole = log.path().read_bytes()
+    for number, other in enumerate(
+        [b"", bytes(5000), whole[:20] + whole[4:8] + whole[24:], whole[:512] + bytes(3000)], 2
+    ):
+        log.path(number).write_bytes(other)
+    WAL(SAME, str(log.folder), 9, store_id=bytes(16), first_sequence=0, prelude=put(b"b")).close()
+    assert list(log.contents()) == [b"a"]
+
+
+@pytest.mark.parametrize("readable_only", [False, True])
+def test_where_the_writer_says_it_ended_it_did(log: Log, readable_only: bool) -> None:
+    log.begin()
+    log.append(put(b"a"), put(b"b"))
+    log.wal.note_end(log.position)
+    log.wal.target[log.position : log.position + len(put(b"c"))] = put(b"c")
+    assert list(log.contents(SAME, readable_only)) == [b"a", b"b"]
+    assert list(log.contents(OTHER, readable_only)) == [b"a", b"b"]
+    log.wal.words[0] -= len(put(b"b"))
+    assert log.found(SAME, readable_only) == str(log.path())
+    log.wal.words[0] = log.position + len(put(b"c"))
+    assert log.found(SAME, readable_only) == str(log.path())
+
+
+@pytest.mark.parametrize("readable_only", [False, True])
+def test_more_than_one_record_behind_what_was_published_is_damage(
+    log: Log, readable_only: bool
+) -> None:
+    log.begin()
+    log.append(*(put(key) for key in (b"a", b"b", b"c")))
+    log.wal.words[0] -= len(put(b"c"))
+    shown = [b"a", b"b"] if readable_only else [b"a", b"b", b"c"]
+    assert list(log.contents(SAME, readable_only)) == shown
+    log.wal.words[0] -= len(put(b"b"))
+    assert log.found(SAME, readable_only) == str(log.path())
+
+
+def test_records_that_a_live_writer_adds_meanwhile_are_no_damage(log: Log) -> None:
+    log.begin()
+    log.append(*(put(key) for key in (b"a", b"b", b"c")))
+    end, published = log.position, log.position - 2 * len(put(b"c"))
+
+    class Meanwhile(FileSystem):
+        """The writer publishes what it had stored while the reader waits."""
+
+        def sleep(self, seconds: float) -> None:
+            log.wal.words[0] = end
+
+    log.wal.words[0] = published
+    assert list(log.contents(Meanwhile(), readable_only=True)) == [b"a"]
+
+
+@BOOTS
+@pytest.mark.parametrize("rotated", [False, True])
+def test_sound_records_that_changed_places_are_damage(
+    log: Log, system: FileSystem, rotated: bool
+) -> None:
+    """Whole blocks may have, and then every crc of a record is right, and the running one."""
+    log.begin()
+    records = [put(b"key", b"%d" % number) for number in range(6)]
+    log.append(*records)
+    if rotated:
+        log.rotate(sync=False)
+        log.append(put(b"other"))
+    log.sync()
+    whole, size = log.path().read_bytes(), len(records[0])
+    for one, other in ((0, 5), (2, 3)):
+        data = bytearray(whole)
+        for at, record in ((one, records[other]), (other, records[one])):
+            data[DATA_AT + at * size : DATA_AT + (at + 1) * size] = record
+        log.path().write_bytes(data)
+        assert log.found(system) == str(log.path())
+
+
 # Damage to one segment.
 
 
@@ -363,7 +476,7 @@ def test_a_segment_that_follows_lost_records_is_dropped_and_kept_aside(log: Log)
     log.sequence = log.wal.sequence(log.position)
     end = log.position
     log.begin()
-    log.wal.follow((1, end, 12345), 0)
+    log.wal.follow((1, end, 12345, 0), 0)
     log.append(put(b"c"))
     recovery = log.recover(OTHER)
     assert list(contents_of(recovery)) == [b"a", b"b"]
@@ -376,12 +489,16 @@ def test_a_segment_that_follows_lost_records_is_dropped_and_kept_aside(log: Log)
 
 
 @pytest.mark.parametrize("wrong", [(2, 0, 0), (0, 1, 0), (0, 0, 1)])
-def test_a_chain_that_does_not_fit_is_damage(log: Log, wrong: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("summed", [True, False])
+def test_a_chain_that_does_not_fit_is_damage(
+    log: Log, wrong: tuple[int, int, int], summed: bool
+) -> None:
     log.begin()
     log.append(put(b"a"))
     end = log.wal.seal(log.position)
     log.begin()
-    log.wal.follow((end[0] + wrong[0], end[1] + wrong[1], end[2] ^ wrong[2]), 0)
+    crc, total = end[2] ^ wrong[2], (end[3] ^ wrong[2]) * summed
+    log.wal.follow((end[0] + wrong[0], end[1] + wrong[1], crc, total), 0)
     log.append(put(b"b"))
     log.sync()
     for system in (SAME, OTHER):

@@ -27,7 +27,7 @@ OURS = {
         for name in """
             record filenames filesystem options version
             kernel kernel.append kernel.pure kernel.scan kernel.tables
-            wal memtable sstable merge manifest lock recovery snapshot tree follower
+            header_page segment memtable sstable merge manifest lock recovery snapshot tree follower
             storage_engine
         """.split()
     ),

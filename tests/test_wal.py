@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from oblivion_dbm import CorruptionError, error
 from oblivion_dbm.engine.filesystem import File, FileSystem
+from oblivion_dbm.engine.header_page import DATA_AT, pack_header
 from oblivion_dbm.engine.record import PUT, crc32c, encode
-from oblivion_dbm.engine.wal import DATA_AT, SEAL_RECORD, WAL, Segment, pack_header
+from oblivion_dbm.engine.segment import Segment
+from oblivion_dbm.engine.wal import SEAL_RECORD, WAL
 
 SYSTEM = FileSystem()
 STORE = bytes(range(16))
@@ -162,7 +164,7 @@ def write_all(folder: Path, back_end: str, steps: list[bytes | None]) -> bytes:
             sync(wal, position)
         else:
             position = append(wal, position, step)
-    wal.follow((6, 5000, 77), 0)
+    wal.follow((6, 5000, 77, 88), 0)
     wal.seal(position)
     wal.close()
     return contents(folder)
@@ -236,7 +238,7 @@ def test_syncs_are_noted_in_two_slots_in_turn_with_the_running_crc(
         before = contents(tmp_path)
         sync(wal, position)
         after = contents(tmp_path)
-        places.append([place for place in (512, 1024) if before[place:][:16] != after[place:][:16]])
+        places.append([place for place in (512, 1024) if before[place:][:28] != after[place:][:28]])
         segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
         crc = crc32c(after[DATA_AT:position], segment.seed)
         assert segment.synced() == (position, crc) == (wal.synced, segment.running_crc(position))
@@ -277,6 +279,7 @@ def test_the_running_crc_does_not_depend_on_where_syncs_and_strides_fall(tmp_pat
         segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
         crc = crc32c(data[: stop - DATA_AT], segment.seed)
         assert segment.synced() == (stop, crc) == (stop, segment.running_crc(stop))
+        segment.check_synced()
         segment.close()
     wal.close()
 
@@ -285,13 +288,17 @@ def test_the_running_crc_does_not_depend_on_where_syncs_and_strides_fall(tmp_pat
 def test_a_sealed_segment_ends_with_a_seal(tmp_path: Path, back_end: str) -> None:
     wal = make(tmp_path, back_end)
     position = append(wal, wal.prelude_end, encode(PUT, b"a", b"1"))
-    number, end, crc = wal.seal(position)
+    number, end, crc, total = wal.seal(position)
     assert (number, end) == (7, position + len(SEAL_RECORD))
-    assert wal.seal(position) == (number, end, crc)
+    assert wal.seal(position) == (number, end, crc, total)
     segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
     assert segment.unread(DATA_AT) == encode(PUT, b"a", b"1") + SEAL_RECORD
     assert segment.appended == end
     assert segment.running_crc(end) == crc
+    assert segment.matches(end, crc, total)
+    assert segment.matches(end, crc, 0)
+    assert not segment.matches(end, crc, total ^ 1)
+    assert not segment.matches(end, crc ^ 1, 0)
     sync(wal, end)
     assert segment.synced() == (end, crc)
     segment.close()
@@ -310,11 +317,62 @@ def test_a_seal_finds_room_in_a_segment_that_is_full_to_the_byte(tmp_path: Path)
 @BACK_ENDS
 def test_a_segment_holds_the_end_of_the_one_before_it(tmp_path: Path, back_end: str) -> None:
     wal = make(tmp_path, back_end)
-    wal.follow((6, 12345, 0), 0)
+    wal.follow((6, 12345, 0, 99), 0)
     segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
     assert segment.chain() == (6, 12345, 0)
+    assert segment.chain_sum == 99
     segment.close()
     wal.close()
+
+
+@BACK_ENDS
+def test_a_writer_that_closes_says_where_it_ended_and_a_seal_takes_that_back(
+    tmp_path: Path, back_end: str
+) -> None:
+    wal = make(tmp_path, back_end)
+    position = append(wal, wal.prelude_end, encode(PUT, b"a", b"1"))
+
+    def ended() -> int | None:
+        segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
+        found = segment.ended
+        segment.close()
+        return found
+
+    assert ended() is None
+    wal.note_end(position)
+    wal.note_end(position)
+    assert ended() == position
+    before = contents(tmp_path)
+    for size in range(12):  # killed in the middle of it
+        (tmp_path / "000007.wal").write_bytes(
+            before[: 208 + size] + bytes(12 - size) + before[220:]
+        )
+        assert ended() is None
+    (tmp_path / "000007.wal").write_bytes(before)
+    wal.seal(position)
+    wal.note_end(position)
+    if back_end == "pwrite":
+        assert ended() is None
+    wal.close()
+
+
+def test_a_slot_without_a_sum_is_one_of_an_older_program(
+    tmp_path: Path, damaged: Callable[[int, bytes], Path]
+) -> None:
+    whole = damaged(0, b"").read_bytes()
+    segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
+    synced = segment.synced()
+    segment.close()
+    damaged(1040, bytes(12))
+    segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
+    assert segment.synced() == synced
+    segment.check_synced()
+    segment.close()
+    for offset in range(1040, 1052):  # which it is not if there is one that does not check
+        damaged(offset, bytes([whole[offset] ^ 1]))
+        segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
+        assert segment.synced()[0] == DATA_AT
+        segment.close()
 
 
 # Appends that fail, over pwrite.
@@ -395,7 +453,7 @@ def test_a_failed_store_into_the_header_leaves_what_was_there(tmp_path: Path) ->
     wal.target._filesystem = once
     stores: list[Callable[[], None]] = [
         lambda: wal.words.__setitem__(0, 2**64 - 1),
-        lambda: wal.follow((2**64 - 1, 2**64 - 1, 2**32 - 1), 0),
+        lambda: wal.follow((2**64 - 1, 2**64 - 1, 2**32 - 1, 2**64 - 1), 0),
     ]
     for store in stores:
         once.dying = True
@@ -411,7 +469,7 @@ def test_a_failed_store_into_the_header_leaves_what_was_there(tmp_path: Path) ->
 @pytest.fixture
 def damaged(tmp_path: Path) -> Callable[[int, bytes], Path]:
     wal = make(tmp_path, "pwrite")
-    wal.follow((6, 5000, 77), 0)
+    wal.follow((6, 5000, 77, 88), 0)
     position = append(wal, wal.prelude_end, encode(PUT, b"key", b"value"))
     sync(wal, position)
     wal.close()
@@ -454,7 +512,7 @@ def test_every_byte_flip_of_the_header_is_reported_or_without_effect(
             assert found == 128
         elif 160 <= offset < 172:
             assert found == 160
-        elif 1024 <= offset < 1040:
+        elif 1024 <= offset < 1052:
             assert found == older
         else:
             assert found == truth

@@ -223,6 +223,16 @@ class Log:
                         call()
                     return
 
+    def note_end(self) -> None:
+        """Write down where the log ends; no write finds room from then on."""
+        with self._appender.lock:
+            self._appender.recover()
+            self._appender.limit = -1
+            if self.live is not None:
+                self.live.note_end(self._appender.position)
+            if self.prepared is not None:
+                self.prepared.note_end(self.prepared.prelude_end)
+
     def close(self) -> None:
         """Let go of all segments, after the last sync.  Again is fine."""
         self._without_syncs(self._close)

@@ -12,9 +12,9 @@ pause, to the pace at which flush and share go on::
 
 from __future__ import annotations
 
+from oblivion_dbm.engine.header_page import DATA_AT
 from oblivion_dbm.engine.kernel import BUSY
 from oblivion_dbm.engine.memtable import OVERHEAD as KEY_OVERHEAD
-from oblivion_dbm.engine.wal import DATA_AT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

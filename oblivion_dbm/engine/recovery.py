@@ -8,10 +8,11 @@ above it the first bad record ends the log.
 from __future__ import annotations
 
 from oblivion_dbm.engine import filenames
+from oblivion_dbm.engine.header_page import APPENDED_AT, DATA_AT
 from oblivion_dbm.engine.kernel import replay
 from oblivion_dbm.engine.memtable import Layer, MemTable
 from oblivion_dbm.engine.record import BATCH, CLEAR, SEAL, BadRecord, read
-from oblivion_dbm.engine.wal import APPENDED_AT, DATA_AT, Segment
+from oblivion_dbm.engine.segment import Segment
 from oblivion_dbm.errors import CorruptionError, error
 
 TYPE_CHECKING = False
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     from oblivion_dbm.engine.filesystem import FileSystem
     from oblivion_dbm.engine.version import Version
+
+
+#: Seconds after which a live writer has published what it had stored.
+_MOMENT = 0.001
 
 
 def apply_batch(value: bytes, memtable: MemTable) -> None:
@@ -83,7 +88,7 @@ def _holds_records(filesystem: FileSystem, directory: str, number: int, store_id
     except error:  # it is just being made, or its store is no more, or it is gone
         return False
     try:
-        return max(segment.appended, segment.synced()[0]) > segment.prelude_end
+        return bool(max(segment.appended, segment.synced()[0]) > segment.prelude_end)
     except CorruptionError:
         return False
     finally:
@@ -172,19 +177,18 @@ class ReplayedLog:
         except CorruptionError:
             self.chain = None
 
-    def follows(self, before: ReplayedLog, running: int | None = None) -> bool:
-        """Tell whether its chain names the end of ``before``, whose crc is ``running``.
+    def follows(self, before: ReplayedLog, checked: bool = True) -> bool:
+        """Tell whether its chain names the end of ``before``.
 
-        Without ``running`` the length alone is compared.  Where each record of
-        ``before`` was checked that is almost as good: the running crc of
-        records that end with their own depends on nothing but their lengths.
+        The bytes are compared unless ``checked`` says that the length is enough,
+        as it is where each record of ``before`` was checked when it came.
         """
         if self.chain is None:
             return False
         number, length, crc = self.chain[:3]
         if (number, length) != (before.segment.number, before.end):
             return False
-        return running is None or crc == running
+        return checked or before.segment.matches(length, crc, self.segment.chain_sum)
 
     def begin(self, before: ReplayedLog | None) -> None:
         """Let the log go on here, where it has left ``before``."""
@@ -230,6 +234,7 @@ class Recovery:
         self.sequence = 0
         self.unsynced = False
         self._opened: list[ReplayedLog] = []
+        self._filesystem = filesystem
         self._readable_only = readable_only
         self._over = False
         boot, store_id = filesystem.boot(), bytes.fromhex(version.store_id)
@@ -267,9 +272,7 @@ class Recovery:
     def _goes_on(self, before: ReplayedLog, log: ReplayedLog) -> bool:
         """Tell whether ``log`` continues the one before; raise if it must and does not."""
         if not self._over and log.chain is not None:
-            fresh = before in self._opened
-            running = before.segment.running_crc(before.end) if fresh else None
-            if log.follows(before, running):
+            if log.follows(before, checked=before not in self._opened):
                 return True
             # Readers may have to wait for the SEAL: it is shown once it is synced.
             waits = self._readable_only and before.segment.synced_only
@@ -282,20 +285,45 @@ class Recovery:
 
     def _replay(self, log: ReplayedLog) -> None:
         segment, start = log.segment, log.end
-        synced, running = segment.synced()
+        synced = segment.synced()[0]
         required = log.published(self._readable_only)
         if log.live and segment.appended < max(synced, segment.prelude_end):
             meaning = f"appended-up-to is {segment.appended}, below what is synced"
             raise CorruptionError(segment.path, APPENDED_AT, meaning)
         segment.reach(max(required, synced))
-        log.replay(required if self._readable_only and log.live else len(segment.buffer))
+        log.replay(self._limit(log, required))
         if log.end < required and not log.sealed:
             raise segment.explain(log.end)
-        if start == DATA_AT and synced <= log.end and segment.running_crc(synced) != running:
-            raise CorruptionError(segment.path, DATA_AT, "the running crc does not match")
+        if start == DATA_AT and synced <= log.end:
+            segment.check_synced()
         self.unsynced = self.unsynced or log.end > synced
         if not log.live and not log.sealed:
             self._drop(log, log.end)
+
+    def _limit(self, log: ReplayedLog, required: int) -> int:
+        """Return the position up to which a log is replayed, ``required`` at least.
+
+        Behind what was published in this boot there may be one record that was
+        just being stored, which a writer keeps.  Another behind that one means that
+        more was published than appended-up-to says.
+        """
+        segment, ended = log.segment, log.segment.ended
+        if not log.live:
+            return len(segment.buffer) if ended is None else max(required, ended)
+        if self._readable_only and segment.synced_only:
+            return required
+        if ended is not None:
+            if ended != required == segment.appended:
+                meaning = f"appended-up-to is {required}, but the writer ended at {ended}"
+                raise CorruptionError(segment.path, APPENDED_AT, meaning)
+            return required
+        following = segment.after(required)
+        if segment.after(following) > following:
+            self._filesystem.sleep(_MOMENT)
+            if segment.appended == required:
+                meaning = f"appended-up-to is {required}, and more than one record stands there"
+                raise CorruptionError(segment.path, APPENDED_AT, meaning)
+        return required if self._readable_only else following
 
     def _check_end(self, last: ReplayedLog) -> None:
         """Raise if the log goes on in a segment that the Version does not name.

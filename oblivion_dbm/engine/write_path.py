@@ -15,6 +15,7 @@ from __future__ import annotations
 from contextlib import suppress
 from errno import EIO
 
+from oblivion_dbm.engine.header_page import DATA_AT
 from oblivion_dbm.engine.kernel import BUSY, Appender, Stalled, depth, refuse
 from oblivion_dbm.engine.log import Log
 from oblivion_dbm.engine.maintenance import Maintenance
@@ -25,7 +26,6 @@ from oblivion_dbm.engine.pressure import PAUSE
 from oblivion_dbm.engine.record import DELETE
 from oblivion_dbm.engine.recovery import Recovery, keep_lost, replay_into
 from oblivion_dbm.engine.tree import Tree
-from oblivion_dbm.engine.wal import DATA_AT
 from oblivion_dbm.engine.write_queue import WriteQueue
 from oblivion_dbm.errors import error
 
@@ -397,6 +397,7 @@ class WritePath:
         finally:  # a disk too full for a table may sync all the same
             if self._options.sync != OFF:
                 self.sync()
+        self.log.note_end()
 
     def stats(self) -> dict[str, Any]:
         """Return figures for people."""

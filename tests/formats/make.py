@@ -18,6 +18,9 @@ a store is recovered by what it had synced.
               second going on from there
 ``log/``      no table; a log without preallocation that holds puts, a CLEAR,
               and a batch that begins with one
+``ahead/``    no table; three segments: one sealed, one live, one made ahead
+``closed/``   no table; a log that tells its sums and where the writer ended,
+              as it does since these were added
 ============  =================================================================
 
 Beside each store stands ``<store>.json``: its keys and values in hex, in key order.
@@ -164,7 +167,21 @@ def make_ahead(folder: Path) -> Expected:
     return expected
 
 
-STORES = {"tables": make_tables, "log": make_log, "ahead": make_ahead}
+def make_closed(folder: Path) -> Expected:
+    """Make a store whose log tells its sums, and where the writer ended."""
+    expected: Expected = {}
+    engine = open_writer(folder, "n", log_back_end="pwrite", background=False)
+    put(engine, expected, b"colour", b"blue")
+    engine._path.maintenance.rotate()
+    engine._path.appender.limit = 1 << 15
+    put(engine, expected, b"size", b"12")
+    engine.sync()
+    put(engine, expected, b"shape", b"round")
+    engine.close()
+    return expected
+
+
+STORES = {"tables": make_tables, "log": make_log, "ahead": make_ahead, "closed": make_closed}
 
 
 def main(folder: Path) -> None:

@@ -1,0 +1,119 @@
+"""The header page of a log segment: 4,096 bytes before the records.
+
+::
+
+      0  magic "oblivwal" | format u32 | checksum kind u32 (1: CRC-32C)
+         | store id 16 bytes | number u64 | first sequence u64
+         | end of prelude u64 | boot id 16 bytes
+         | visibility u32 (1: readers see what is synced) | crc u32
+    128  the end of the segment before: number u64 | length u64
+         | running crc u32 | crc u32 | its sum u64    (zeros while it is being written)
+    160  first sequence u64 | crc u32            (instead of the header's, if not zeros)
+    192  appended-up-to u64
+    208  ended-at u64 | crc u32                  (zeros until the writer has closed)
+    512  synced-up-to u64 | running crc u32 | crc u32 | sum u64 | crc u32
+   1024  synced-up-to, the other slot
+
+Each crc is the complement of that of the bytes before it in its field, so that
+zeros do not check.  A *sum* is the XXH64 of the bytes from 4,096 on under the
+first crc as the seed.  The running crc alone would not do: that of records
+which end with their own depends on their lengths, and not on what they say or
+which comes first.  A sum of zero was not made.
+
+>>> pack_header(bytes(16), 7, (0, 4096), bytes(16), 0)[:20].hex(" ")
+'6f 62 6c 69 76 77 61 6c 01 00 00 00 01 00 00 00 00 00 00 00'
+>>> len(pack_slot(4096, 7, 8)), read_slot(bytes(512) + pack_slot(4096, 7, 8), 512)
+(28, (4096, 7, 8))
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from oblivion_dbm.engine.record import crc32c
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    #: A position, the running crc and the sum of the bytes below it.
+    Mark = tuple[int, int, int]
+
+MAGIC = b"oblivwal"
+FORMAT = 1
+CRC_32C = 1
+#: Where the page ends and the records begin.
+DATA_AT = 4096
+
+HEADER = Struct("<8sII16sQQQ16sII")
+APPENDED = Struct("<Q")
+APPENDED_AT = 192
+CHAIN = Struct("<QQII")
+CHAIN_AT = 128
+CHAIN_SUM = Struct("<Q")
+CHAIN_SUM_AT = CHAIN_AT + CHAIN.size
+#: A position, or a sequence number.
+NUMBER = Struct("<QI")
+SEQUENCE_AT = 160
+ENDED_AT = 208
+_MARK = Struct("<QII")
+_SUMMED = Struct("<QIIQI")
+SLOT_SIZE = _SUMMED.size
+SLOTS_AT = (512, 1024)
+
+
+def sealed(values: Struct, *fields: Any) -> bytes:
+    """Pack ``fields`` and the crc of what they become; a crc is never all zeros there."""
+    body = values.pack(*fields, 0)[:-4]
+    return body + (crc32c(body) ^ 0xFFFF_FFFF).to_bytes(4, "little")
+
+
+def unsealed(values: Struct, data: bytes) -> tuple[Any, ...] | None:
+    """Return the fields that ``sealed`` packed, None if they do not check."""
+    if len(data) != values.size:
+        return None
+    if (crc32c(data[:-4]) ^ 0xFFFF_FFFF).to_bytes(4, "little") != data[-4:]:
+        return None
+    return values.unpack(data)[:-1]
+
+
+def pack_header(
+    store_id: bytes,
+    number: int,
+    sequences: tuple[int, int],
+    boot: bytes,
+    visibility: int,
+) -> bytes:
+    """Return the fixed part of a segment's header.
+
+    ``sequences`` holds the first sequence number and the end of the prelude.
+    """
+    return sealed(
+        HEADER,
+        MAGIC,
+        FORMAT,
+        CRC_32C,
+        store_id,
+        number,
+        *sequences,
+        boot,
+        visibility,
+    )
+
+
+def pack_slot(position: int, running: int, total: int) -> bytes:
+    """Return a slot of synced-up-to: a position, the running crc and the sum up to there."""
+    mark = int.from_bytes(sealed(_MARK, position, running)[-4:], "little")
+    return sealed(_SUMMED, position, running, mark, total)
+
+
+def read_slot(page: Any, at: int) -> tuple[int, int, int] | None:
+    """Return what ``pack_slot`` packed, None if it does not check; a sum of 0 was not made."""
+    data = page[at : at + SLOT_SIZE]
+    mark = unsealed(_MARK, data[: _MARK.size])
+    if mark is None:
+        return None
+    if not any(data[_MARK.size :]):
+        return mark[0], mark[1], 0
+    fields = unsealed(_SUMMED, data)
+    return None if fields is None else (fields[0], fields[1], fields[3])

@@ -1,0 +1,240 @@
+"""A Segment: a log segment as it is found on the disk, for reading.
+
+Whoever writes it may be at work: what has been published stays as it is, and the
+words of the header page go on.
+"""
+
+from __future__ import annotations
+
+from errno import ENOTSUP
+
+from xxhash import xxh64
+
+from oblivion_dbm.engine.filenames import log as log_name
+from oblivion_dbm.engine.header_page import (
+    APPENDED,
+    APPENDED_AT,
+    CHAIN,
+    CHAIN_AT,
+    CHAIN_SUM,
+    CHAIN_SUM_AT,
+    CRC_32C,
+    DATA_AT,
+    ENDED_AT,
+    FORMAT,
+    HEADER,
+    MAGIC,
+    NUMBER,
+    SEQUENCE_AT,
+    SLOTS_AT,
+    read_slot,
+    unsealed,
+)
+from oblivion_dbm.engine.record import PUT, BadRecord, crc32c, read
+from oblivion_dbm.errors import CorruptionError, error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from oblivion_dbm.engine.filesystem import FileSystem
+    from oblivion_dbm.engine.header_page import Mark
+
+#: Bytes that are summed up at once.
+_STRIDE = 1 << 20
+
+
+class Segment:
+    """A segment as found on disk, for reading: its header, and its bytes.
+
+    Raises CorruptionError where the header does not check, and ``error`` for
+    a segment of a newer format.
+    """
+
+    def __init__(
+        self, filesystem: FileSystem, directory: str, number: int, store_id: bytes
+    ) -> None:
+        self.path = filesystem.join(directory, log_name(number))
+        self.number = number
+        self.filesystem = filesystem
+        self.closed = False
+        self._file = filesystem.open(self.path)
+        self.buffer: Any = b""
+        #: One word, appended-up-to; constant where the file cannot be mapped.
+        self.words: Any = (0,)
+        try:
+            self.remap()
+            self._read_header(store_id)
+        except BaseException:
+            self.close()
+            raise
+
+    def remap(self) -> None:
+        """Map the file's present length; a live segment grows."""
+        length = self.filesystem.size(self._file)
+        if length < DATA_AT:
+            raise CorruptionError(
+                self.path, length, f"expected a header of {DATA_AT} bytes, found {length} bytes"
+            )
+        if isinstance(self.buffer, bytes) or length > len(self.buffer):
+            try:
+                buffer: Any = self.filesystem.map(self._file, length)
+                words: Any = self.filesystem.words(buffer, APPENDED_AT, 1)
+            except error:
+                buffer = self.filesystem.read(self._file, 0, length)
+                words = (0,)
+            self._let_go()
+            self.buffer, self.words = buffer, words
+
+    def reach(self, position: int) -> None:
+        """Make the bytes below ``position`` readable; CorruptionError if the file is shorter."""
+        if position > len(self.buffer):
+            self.remap()
+        if position > len(self.buffer):
+            meaning = f"expected {position} bytes, found {len(self.buffer)}"
+            raise CorruptionError(self.path, len(self.buffer), meaning)
+
+    def _read_header(self, store_id: bytes) -> None:
+        data = self.buffer[: HEADER.size]
+        if data[:8] != MAGIC:
+            raise CorruptionError(self.path, 0, f"expected the magic {MAGIC!r}, found {data[:8]!r}")
+        fields = unsealed(HEADER, data)
+        if fields is None:
+            raise CorruptionError(self.path, 0, "the header's crc does not match")
+        _, version, kind, store, number, self._first_sequence, self.prelude_end = fields[:7]
+        self.boot, self.synced_only = fields[7:]
+        if self.prelude_end < DATA_AT or max(number, self.prelude_end, self._first_sequence) >> 63:
+            raise CorruptionError(self.path, 0, "a header that says what cannot be")
+        if version > FORMAT or kind != CRC_32C:
+            meaning = (
+                f"expected log format {FORMAT} with checksum kind {CRC_32C}, "
+                f"found {version} and {kind}: a newer oblivion_dbm wrote it"
+            )
+            raise error(ENOTSUP, meaning, self.path)
+        if (store, number) != (store_id, self.number):
+            raise CorruptionError(
+                self.path,
+                16,
+                f"expected segment {self.number} of store {store_id.hex()}, "
+                f"found segment {number} of store {store.hex()}",
+            )
+        self.seed = int.from_bytes(data[-4:], "little")
+
+    @property
+    def first_sequence(self) -> int:
+        """The sequence number of the first record behind the prelude.
+
+        A segment that was made ahead of its time learns it when it is begun.
+        """
+        sequence = self._number(SEQUENCE_AT)
+        if sequence is None:
+            return int(self._first_sequence)
+        if not 0 <= sequence < 1 << 63:
+            meaning = "the first sequence number does not check"
+            raise CorruptionError(self.path, SEQUENCE_AT, meaning)
+        return sequence
+
+    @property
+    def ended(self) -> int | None:
+        """The position behind which nothing was ever stored; None where nobody says so.
+
+        A kill may have torn it: then nobody does.
+        """
+        position = self._number(ENDED_AT)
+        return position if position is not None and position >= DATA_AT else None
+
+    def _number(self, at: int) -> int | None:
+        """Return a number with a crc, None where there are zeros, -1 where it does not check."""
+        data = self.buffer[at : at + NUMBER.size]
+        if not any(data):
+            return None
+        fields = unsealed(NUMBER, data)
+        return -1 if fields is None else int(fields[0])
+
+    @property
+    def appended(self) -> int:
+        """The position below which everything was published."""
+        return int(APPENDED.unpack_from(self.buffer, APPENDED_AT)[0])
+
+    def synced(self) -> tuple[int, int]:
+        """Return (position, running crc) of the last sync that is known of.
+
+        Raises CorruptionError when neither slot checks: one always does.
+        """
+        return self._last_slot()[:2]
+
+    def _last_slot(self) -> Mark:
+        slots = [read_slot(self.buffer, at) for at in SLOTS_AT]
+        found = [slot for slot in slots if slot is not None]
+        if not found:
+            raise CorruptionError(self.path, SLOTS_AT[0], "no slot of synced-up-to checks")
+        return max(found)
+
+    def check_synced(self) -> None:
+        """Raise unless what was synced, and lies within the file, is what it was then."""
+        position, running, total = self._last_slot()
+        if not self.matches(position, running, total):
+            meaning = f"the bytes from here to {position} are not those that were synced"
+            raise CorruptionError(self.path, DATA_AT, meaning)
+
+    def chain(self) -> tuple[int, int, int] | None:
+        """Return the (number, length, running crc) of the segment before, None if unset."""
+        data = self.buffer[CHAIN_AT : CHAIN_AT + CHAIN.size]
+        if not any(data):
+            return None
+        fields = unsealed(CHAIN, data)
+        if fields is None:
+            raise CorruptionError(self.path, CHAIN_AT, "the crc of the chain does not match")
+        return fields[0], fields[1], fields[2]
+
+    @property
+    def chain_sum(self) -> int:
+        """The sum of the segment before, 0 where none was made."""
+        return int(CHAIN_SUM.unpack_from(self.buffer, CHAIN_SUM_AT)[0])
+
+    def matches(self, position: int, running: int, total: int) -> bool:
+        """Tell whether the bytes below ``position`` have this sum, or running crc without one."""
+        if not total:
+            return self.running_crc(position) == running
+        found = xxh64(seed=self.seed)
+        for at in range(DATA_AT, position, _STRIDE):
+            found.update(self.buffer[at : min(position, at + _STRIDE)])
+        return bool(found.intdigest() == total)
+
+    def after(self, offset: int) -> int:
+        """Return where a whole record at ``offset`` ends, and ``offset`` where there is none."""
+        try:
+            return read(self.buffer, offset, len(self.buffer))[3]
+        except BadRecord:
+            return offset
+
+    def running_crc(self, position: int) -> int:
+        """Return the running crc of the bytes below ``position``."""
+        running = self.seed
+        for at in range(DATA_AT, position, _STRIDE):
+            running = crc32c(bytes(self.buffer[at : min(position, at + _STRIDE)]), running)
+        return running
+
+    def explain(self, offset: int) -> CorruptionError:
+        """Return the error that says what is wrong at ``offset``."""
+        try:
+            op = read(self.buffer, offset, len(self.buffer))[0]
+        except BadRecord as bad:
+            return CorruptionError(self.path, offset, bad.meaning)
+        meaning = "a record beyond the end" if op >= PUT else "no record"
+        return CorruptionError(self.path, offset, meaning)
+
+    def unread(self, offset: int) -> bytes:
+        """Return the bytes from ``offset`` on, without the zeros at the end of the file."""
+        return bytes(self.buffer[offset:]).rstrip(b"\0")
+
+    def _let_go(self) -> None:
+        # Not released by force: another thread may be looking at the word.
+        self.buffer, self.words = b"", (0,)
+
+    def close(self) -> None:
+        """Let go of the map and the file.  Again is fine."""
+        self._let_go()
+        if not self.closed:
+            self.closed = True  # first: a descriptor closed twice may be another file's
+            self.filesystem.close(self._file)
