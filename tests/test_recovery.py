@@ -288,6 +288,18 @@ def test_where_the_writer_says_it_ended_it_did(log: Log, readable_only: bool) ->
     assert log.found(SAME, readable_only) == str(log.path())
 
 
+@pytest.mark.parametrize("length", [DATA_AT, DATA_AT + 5, DATA_AT + len(put(b"a"))])
+def test_what_was_not_synced_may_be_cut_off_although_the_writer_has_closed(
+    log: Log, length: int
+) -> None:
+    log.begin()
+    log.append(put(b"a"), put(b"b"))
+    log.wal.note_end(log.position)
+    log.path().write_bytes(log.path().read_bytes()[:length])
+    assert log.contents(OTHER) in ({}, {b"a": b""})
+    assert log.found(SAME) == str(log.path())
+
+
 @pytest.mark.parametrize("readable_only", [False, True])
 def test_more_than_one_record_behind_what_was_published_is_damage(
     log: Log, readable_only: bool

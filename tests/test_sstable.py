@@ -337,7 +337,7 @@ def test_sound_records_of_other_places_are_damage(
             )
     for size in (1, 16, 64):
         for bounds in ((None, None), (keys[2], keys[-1])):
-            chunks = found.chunks(*bounds, False, repeat(size))
+            chunks = found.chunks(bounds[0], bounds[1], False, repeat(size))
             assert outcome(lambda chunks=chunks: list(chunks), path) is CorruptionError  # type: ignore[misc]
     found.close()
 

@@ -309,7 +309,8 @@ class Recovery:
         """
         segment, ended = log.segment, log.segment.ended
         if not log.live:
-            return len(segment.buffer) if ended is None else max(required, ended)
+            end = len(segment.buffer)
+            return end if ended is None else min(end, max(required, ended))
         if self._readable_only and segment.synced_only:
             return required
         if ended is not None:
