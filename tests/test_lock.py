@@ -133,6 +133,14 @@ def test_a_child_that_abandons_its_copy_leaves_the_parent_locked(tmp_path: Path)
     lock.release()
 
 
+def test_the_generation_begins_anew_after_the_largest_number(tmp_path: Path) -> None:
+    (tmp_path / "LOCK").write_bytes(b"\xff" * 16)
+    lock = WriterLock(SYSTEM, str(tmp_path))
+    lock.bump()
+    assert lock.generation == 0
+    lock.release()
+
+
 def test_readers_see_every_bump_and_it_goes_on_from_writer_to_writer(tmp_path: Path) -> None:
     lock = WriterLock(SYSTEM, str(tmp_path))
     word = GenerationWord(SYSTEM, str(tmp_path))

@@ -20,20 +20,34 @@ from oblivion_dbm.engine.version import Run, TableInfo, Version
 SYSTEM = FileSystem()
 
 U64 = st.integers(0, 2**64 - 1)
-TABLES = st.builds(TableInfo, U64, U64, st.integers(0, 2**32 - 1), U64, U64)
+NUMBER = st.integers(0, 2**62)
+TABLES = st.builds(TableInfo, NUMBER, NUMBER, st.integers(0, 2**32 - 1), NUMBER, NUMBER)
 RUNS = st.builds(Run, st.integers(0, 20), st.lists(TABLES, min_size=1, max_size=4).map(tuple))
-TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
-VERSIONS = st.builds(
-    Version,
-    st.binary(min_size=16, max_size=16).map(bytes.hex),
-    U64,
-    epoch=U64,
-    next_file=U64,
-    logs=st.lists(U64, max_size=4).map(tuple),
-    runs=st.lists(RUNS, max_size=4).map(tuple),
-    live=st.one_of(st.none(), U64),
-    extra=st.lists(TEXT.map(lambda text: "?" + text), max_size=3).map(tuple),
-)
+TEXT = st.text(st.characters(min_codepoint=0, max_codepoint=127, exclude_characters="\n"))
+
+
+@st.composite
+def versions(draw: Any) -> Version:
+    """Draw a Version whose files have numbers of their own, all below the next one."""
+    runs = draw(st.lists(RUNS, max_size=4).map(tuple))
+    logs = draw(st.sets(NUMBER, max_size=4))
+    taken = set(logs)
+    for table in [table for run in runs for table in run.tables]:
+        while table.number in taken:
+            table.number += 1
+        taken.add(table.number)
+    return Version(
+        draw(st.binary(min_size=16, max_size=16)).hex(),
+        draw(U64),
+        epoch=draw(NUMBER),
+        next_file=draw(st.integers(max(taken, default=-1) + 1, 2**63)),
+        logs=tuple(sorted(logs)),
+        runs=runs,
+        live=draw(st.none() | NUMBER),
+        extra=tuple("?" + text for text in draw(st.lists(TEXT, max_size=3))),
+    )
+
+
 SOME = Version(
     "8f" * 16,
     1234567890,
@@ -57,7 +71,7 @@ def body_of(version: Version) -> bytes:
     return data[: data.rindex(b"crc ")]
 
 
-@given(VERSIONS)
+@given(versions())
 def test_a_version_reads_back_as_it_was_written(version: Version) -> None:
     assert parse(render(version), "MANIFEST") == version
 
@@ -136,6 +150,30 @@ def test_a_newer_format_is_refused_by_an_error_that_says_so(found: bytes) -> Non
         ("table 9 1 00000002 3 0\n", ""),
         ("table 9 1 00000002 3 0\n", "table 9 1 00000002 3\n"),
         ("table 9 1 00000002 3 0\n", "table 9 1 xyz 3 0\n"),
+        ("run 1 2\n", "run 7 0\nrun 1 2\n"),
+        ("run 1 2\n", "run -1 2\n"),
+        ("next 14\n", "next 13\n"),
+        ("next 14\n", "next +14\n"),
+        ("next 14\n", "next 014\n"),
+        ("next 14\n", "next 1_4\n"),
+        ("next 14\n", "next  14\n"),
+        ("next 14\n", "next 14\r\n"),
+        ("next 14\n", "next 9223372036854775809\n"),
+        ("next 14\n", "next 1" + "0" * 5000 + "\n"),
+        ("seed 1234567890\n", "seed 18446744073709551616\n"),
+        ("seed 1234567890\n", "seed -1\n"),
+        ("store 8f", "store "),
+        ("store 8f", "store 8f8f"),
+        ("store 8f", "store 8F"),
+        ("store 8f8f", "store 8f 8f"),
+        ("log 12\n", "log 13\n"),
+        ("log 12\nlog 13\n", "log 13\nlog 12\n"),
+        ("log 12\n", "log 11\n"),
+        ("log 12\n", "log 12\x1clog 10\n"),
+        ("table 9 1 00000002 3 0\n", "table 10 1 00000002 3 0\n"),
+        ("table 9 1 00000002 3 0\n", "table 14 1 00000002 3 0\n"),
+        ("table 9 1 00000002 3 0\n", "table 9 1 0000002 3 0\n"),
+        ("table 9 1 00000002 3 0\n", "table 9 1 000000002 3 0\n"),
         ("?mirror a b c\n", "mirror a b c\n"),
         ("?mirror a b c\n", "?m\xff\n"),
     ],

@@ -140,7 +140,7 @@ class WriterLock:
 
     def bump(self) -> None:
         """Tell readers that the MANIFEST has changed."""
-        self.generation += 1
+        self.generation = (self.generation + 1) & 0xFFFF_FFFF_FFFF_FFFF
         self.claim()
 
     def release(self) -> None:

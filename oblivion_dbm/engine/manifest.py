@@ -94,7 +94,7 @@ def parse(data: bytes, path: str) -> Version:
         meaning = f"expected store format {FORMAT}, found {found}: a newer oblivion_dbm wrote it"
         raise error(ENOTSUP, meaning, path)
     try:
-        return _parse_fields(data[:body_end].decode("ascii").splitlines()[1:])
+        return _parse_fields(data[: body_end - 1].decode("ascii").split("\n")[1:])
     except (ValueError, KeyError, IndexError) as problem:
         raise CorruptionError(path, 0, f"a field that cannot be: {problem!r}") from problem
 
@@ -107,33 +107,62 @@ def _parse_fields(lines: list[str]) -> Version:
     for line in lines:
         name, _, value = line.partition(" ")
         if name == "log":
-            logs.append(int(value))
+            logs.append(_number(value))
         elif name == "run":
-            level, count = value.split(" ")
-            runs.append((int(level), int(count), []))
+            level, count = map(_number, value.split(" "))
+            runs.append((level, count, []))
         elif name == "table":
             number, size, footer_crc, puts, tombstones = value.split(" ")
-            runs[-1][2].append(
-                TableInfo(int(number), int(size), int(footer_crc, 16), int(puts), int(tombstones))
-            )
+            table = map(_number, (number, size, puts, tombstones))
+            runs[-1][2].append(_table_info(footer_crc, *table))
         elif name.startswith("?"):
             extra.append(line)
         elif name in ("store", "seed", "epoch", "next", "live") and name not in single:
             single[name] = value
         else:
             raise ValueError(f"line {line!r}")
-    if any(len(tables) != count for _, count, tables in runs):
+    if any(len(tables) != count or not tables for _, count, tables in runs):
         raise ValueError("a run without all its tables")
-    return Version(
-        bytes.fromhex(single["store"]).hex(),
-        int(single["seed"]),
-        epoch=int(single["epoch"]),
-        next_file=int(single["next"]),
+    version = Version(
+        _hex(single["store"], 16),
+        _number(single["seed"], 1 << 64),
+        epoch=_number(single["epoch"]),
+        next_file=_number(single["next"], (1 << 63) + 1),
         logs=tuple(logs),
         runs=tuple(Run(level, tuple(tables)) for level, _, tables in runs),
-        live=None if single["live"] == "unknown" else int(single["live"]),
+        live=None if single["live"] == "unknown" else _number(single["live"]),
         extra=tuple(extra),
     )
+    _check_numbers(version)
+    return version
+
+
+def _table_info(footer_crc: str, number: int, size: int, puts: int, tombstones: int) -> TableInfo:
+    return TableInfo(number, size, int(_hex(footer_crc, 4), 16), puts, tombstones)
+
+
+def _number(text: str, limit: int = 1 << 63) -> int:
+    """Return the number that ``text`` is, written as ``render`` writes it."""
+    if not text.isdigit() or str(int(text)) != text or int(text) >= limit:
+        raise ValueError(f"expected a number below {limit}, found {text!r}")
+    return int(text)
+
+
+def _hex(text: str, length: int) -> str:
+    """Return ``text``, which must be ``length`` bytes in hex."""
+    if bytes.fromhex(text).hex() != text or len(text) != 2 * length:
+        raise ValueError(f"expected {length} bytes in hex, found {text!r}")
+    return text
+
+
+def _check_numbers(version: Version) -> None:
+    """Raise ValueError for file numbers that no store could have given."""
+    numbers = [*version.logs, *(table.number for run in version.runs for table in run.tables)]
+    newest = max(numbers, default=-1)
+    if len(set(numbers)) != len(numbers) or list(version.logs) != sorted(version.logs):
+        raise ValueError("files named twice, or logs that are not in order")
+    if newest >= version.next_file:
+        raise ValueError(f"expected file numbers below {version.next_file}, found {newest}")
 
 
 def load(filesystem: FileSystem, directory: str) -> Version:
