@@ -7,8 +7,9 @@
          | end of prelude u64 | boot id 16 bytes
          | visibility u32 (1: readers see what is synced) | crc u32
     128  the end of the segment before: number u64 | length u64
-         | running crc u32 | crc u32 | its sum u64    (zeros while it is being written)
+         | running crc u32 | crc u32             (zeros while it is being written)
     160  first sequence u64 | crc u32            (instead of the header's, if not zeros)
+    176  the sum of the segment before u64 | crc u32
     192  appended-up-to u64
     208  ended-at u64 | crc u32                  (zeros until the writer has closed)
     512  synced-up-to u64 | running crc u32 | crc u32 | sum u64 | crc u32
@@ -50,11 +51,10 @@ APPENDED = Struct("<Q")
 APPENDED_AT = 192
 CHAIN = Struct("<QQII")
 CHAIN_AT = 128
-CHAIN_SUM = Struct("<Q")
-CHAIN_SUM_AT = CHAIN_AT + CHAIN.size
-#: A position, or a sequence number.
+#: A position, a sequence number, a sum.
 NUMBER = Struct("<QI")
 SEQUENCE_AT = 160
+CHAIN_SUM_AT = 176
 ENDED_AT = 208
 _MARK = Struct("<QII")
 _SUMMED = Struct("<QIIQI")

@@ -16,7 +16,6 @@ from oblivion_dbm.engine.header_page import (
     APPENDED_AT,
     CHAIN,
     CHAIN_AT,
-    CHAIN_SUM,
     CHAIN_SUM_AT,
     CRC_32C,
     DATA_AT,
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
 
 #: Bytes that are summed up at once.
 _STRIDE = 1 << 20
+_DAMAGED = -1
 
 
 class Segment:
@@ -129,7 +129,7 @@ class Segment:
         sequence = self._number(SEQUENCE_AT)
         if sequence is None:
             return int(self._first_sequence)
-        if not 0 <= sequence < 1 << 63:
+        if sequence == _DAMAGED or sequence >> 63:
             meaning = "the first sequence number does not check"
             raise CorruptionError(self.path, SEQUENCE_AT, meaning)
         return sequence
@@ -144,12 +144,12 @@ class Segment:
         return position if position is not None and position >= DATA_AT else None
 
     def _number(self, at: int) -> int | None:
-        """Return a number with a crc, None where there are zeros, -1 where it does not check."""
+        """Return a number with a crc, None where there are zeros, _DAMAGED for what does not check."""
         data = self.buffer[at : at + NUMBER.size]
         if not any(data):
             return None
         fields = unsealed(NUMBER, data)
-        return -1 if fields is None else int(fields[0])
+        return _DAMAGED if fields is None else int(fields[0])
 
     @property
     def appended(self) -> int:
@@ -190,7 +190,10 @@ class Segment:
     @property
     def chain_sum(self) -> int:
         """The sum of the segment before, 0 where none was made."""
-        return int(CHAIN_SUM.unpack_from(self.buffer, CHAIN_SUM_AT)[0])
+        total = self._number(CHAIN_SUM_AT)
+        if total == _DAMAGED:
+            raise CorruptionError(self.path, CHAIN_SUM_AT, "the sum of the chain does not check")
+        return total or 0
 
     def matches(self, position: int, running: int, total: int) -> bool:
         """Tell whether the bytes below ``position`` have this sum, or running crc without one."""

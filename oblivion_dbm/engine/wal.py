@@ -30,7 +30,6 @@ from oblivion_dbm.engine.header_page import (
     APPENDED_AT,
     CHAIN,
     CHAIN_AT,
-    CHAIN_SUM,
     CHAIN_SUM_AT,
     DATA_AT,
     ENDED_AT,
@@ -226,7 +225,7 @@ class WAL:
         *chain, total = end
         self.first_sequence = first_sequence
         self._store(SEQUENCE_AT, sealed(NUMBER, first_sequence))
-        self._store(CHAIN_SUM_AT, CHAIN_SUM.pack(total))
+        self._store(CHAIN_SUM_AT, sealed(NUMBER, total))
         self._store(CHAIN_AT, sealed(CHAIN, *chain))
 
     def note_end(self, position: int) -> None:
