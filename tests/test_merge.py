@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oblivion_dbm import error
 from oblivion_dbm.engine.merge import (
     FIRST_CHUNK,
     LARGEST_CHUNK,
@@ -122,3 +123,12 @@ def test_keys_come_in_order_in_lists_of_a_few_thousand(count: int, arrangement: 
     assert max(map(len, lists)) <= 8192
     assert set(steps) == {0}
     assert len(steps) >= count // 2048
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_source_that_is_not_in_order_is_an_error_and_no_endless_walk(reverse: bool) -> None:
+    ordered: Table = {b"%02d" % number: b"" for number in range(20)}
+    keys = [b"25", b"03", b"02", b"01"] if reverse else [b"15", b"16", b"17", b"03", b"02"]
+    crafted = iter([(keys, [record(key, b"") for key in keys])])
+    with pytest.raises(error, match="not in order"):
+        list(merge([source(ordered, [3], reverse), crafted], reverse))

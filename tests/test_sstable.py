@@ -257,6 +257,21 @@ def test_keys_beyond_the_probe_limit_are_found_by_search(tmp_path: Path) -> None
     found.close()
 
 
+def test_a_long_key_may_have_the_fingerprint_of_the_last_record(tmp_path: Path) -> None:
+    found = open_table(tmp_path, write(tmp_path, {b"only": b"value"}))
+    long = bytes(10_000)
+    (digest,) = hash_keys([long], SEED)
+    home = digest * found.slot_count >> 64
+    slots = [0] * len(found.slots)
+    slots[home] = (digest & 0xFF_FFFF) << 40 | RECORDS_AT
+    masks = [2**64 - 1] * len(found.words)
+    probe = (found.slot_count, masks, bytearray(b"\1"), slots, bytearray(b"\1"), found.data, found)
+    lookup = Lookup(SEED, ({}, (), ((None, [probe]),)))
+    with pytest.raises(CorruptionError):  # as the record there has another fingerprint
+        lookup.value(long)
+    found.close()
+
+
 # Damage.
 
 

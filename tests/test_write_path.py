@@ -191,6 +191,45 @@ def test_no_log_goes_before_its_table_is_durable_and_named(path: str, system: Re
 # When it rotates.
 
 
+def test_sequence_numbers_do_not_go_back_where_the_log_has_lost_its_beginning(path: str) -> None:
+    """A flush makes a table durable, and not what the next segment says of its beginning."""
+    engine: Any = open_store(path, "c", Options(background=False, log_back_end="pwrite"))
+    engine.put(b"a", b"1")
+    engine._path.maintenance._prepare()
+    for number in range(100):
+        engine.put(b"%d" % number, bytes(100))
+    engine.flush()
+    engine.put(b"a", b"2")
+    before = engine.sequence
+    files = {file.name: file.read_bytes() for file in Path(path).iterdir()}
+    engine.close()
+    copy = Path(path + "-after-the-crash")
+    copy.mkdir()
+    for name, data in files.items():
+        lost = data[:128] + bytes(4096 - 128) if name.endswith(".wal") else data
+        lost = lost[:512] + data[512:1052] + lost[1052:] if name.endswith(".wal") else lost
+        (copy / name).write_bytes(lost)
+
+    class Later(FileSystem):
+        def boot(self) -> bytes:
+            return bytes(16)
+
+    reader = open_store(str(copy), "r", Options(), 0o666, Later())
+    flushed = before - 15
+    assert reader.sequence == flushed
+    reader.close()
+    for _ in range(3):
+        engine = open_store(str(copy), "w", Options(background=False), 0o666, Later())
+        assert engine.sequence >= flushed
+        engine.put(b"b", b"3")
+        engine.flush()
+        runs = [engine.tree.tables[run.tables[0].number] for run in engine.tree.version.runs]
+        spans = [(table.first_sequence, table.last_sequence) for table in reversed(runs)]
+        assert all(first <= last for first, last in spans)
+        assert [first for first, _ in spans[1:]] == [last for _, last in spans[:-1]]
+        engine.close()
+
+
 @pytest.mark.parametrize("back_end", ["mapped", "pwrite"])
 def test_memory_stays_near_its_limit_and_everything_is_found(path: str, back_end: str) -> None:
     engine = open_it(path, memtable_limit=20_000, fan_in=3, log_back_end=back_end)

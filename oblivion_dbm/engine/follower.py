@@ -130,7 +130,7 @@ class Follower:
                 break
             before = log
         self._watched, self._appended = watched, appended
-        self.sequence = sequence
+        self.sequence = max(sequence, self.tree.flushed_up_to)
 
     def _read_on(self, before: ReplayedLog | None, log: ReplayedLog) -> int:
         """Apply what was published in one segment since the last look.

@@ -348,7 +348,7 @@ class Maintenance:
                 version = version.cleared(())
             run = self.compactor.flush(
                 memtable.merged(),
-                (self._flushed_up_to(version), memtable.last_sequence),
+                (self._tree.flushed_up_to if version.runs else 0, memtable.last_sequence),
                 tombstones=any(layer.tombstones for layer in memtable.layers),
                 drop_tombstones=not version.runs,
             )
@@ -359,13 +359,6 @@ class Maintenance:
         if not version.runs:
             live = 0 if run is None else run.puts
         return version.with_flush(run, logs, live), run
-
-    def _flushed_up_to(self, version: Version) -> int:
-        """Return the sequence number up to which the runs of ``version`` hold all records."""
-        if not version.runs:
-            return 0
-        newest = self._tree.tables[version.runs[0].tables[0].number]
-        return int(newest.last_sequence)
 
     def _merge_due(self) -> bool:
         """Merge as the policy says; False when there is nothing to merge.

@@ -10,10 +10,12 @@ newest, sort.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from errno import EIO
 from itertools import cycle, islice
 
 from oblivion_dbm.engine.kernel import combine
 from oblivion_dbm.engine.record import DELETE
+from oblivion_dbm.errors import error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,6 +98,8 @@ def merge(sources: Iterable[Iterator[Chunk]], reverse: bool = False) -> Iterator
             else:
                 heads[place] = following
         parts.reverse()
+        if not any(keys for keys, _ in parts):  # else this would go on for ever
+            raise error(EIO, "the keys of a table are not in order; verify() tells of which")
         yield combine(parts)
     if live:
         yield heads[0]

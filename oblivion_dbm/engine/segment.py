@@ -144,7 +144,7 @@ class Segment:
         return position if position is not None and position >= DATA_AT else None
 
     def _number(self, at: int) -> int | None:
-        """Return a number with a crc, None where there are zeros, _DAMAGED for what does not check."""
+        """Return a number with a crc: None for zeros, _DAMAGED for what does not check."""
         data = self.buffer[at : at + NUMBER.size]
         if not any(data):
             return None

@@ -49,11 +49,7 @@ from oblivion_dbm.engine.kernel import (
     split,
     sum_group,
 )
-from oblivion_dbm.engine.record import (
-    BadRecord,
-    crc32c,
-    read,
-)
+from oblivion_dbm.engine.record import OVERHEAD, BadRecord, crc32c, read
 from oblivion_dbm.errors import CorruptionError, error
 
 TYPE_CHECKING = False
@@ -227,6 +223,9 @@ class SSTable:
         seed = block_seed(self.info.number, section, block)
         if crc32c(self.data[begin : begin + size], seed) != expected:
             self.damaged(begin, f"block {block} of the {SECTIONS[section]} does not check")
+        items = BLOCK // self._width
+        if section == LENGTHS and min(self._lengths[block * items :][:items]) < OVERHEAD:
+            self.damaged(begin, "a record is shorter than a record can be")
         self.checked[section][block] = 1
 
     def check_filter(self, block: int) -> None:
@@ -327,7 +326,7 @@ class SSTable:
         for key, offset, digest in zip(keys, ends, hash_keys(keys, self.seed)):
             home = digest * self.slot_count >> 64
             self._section_checked(INDEX, home, home + PROBE_LIMIT, 8)
-            if not index_holds(self.slots, self.slot_count, digest, offset):
+            if index_holds(self.slots, self.slot_count, digest, offset) is False:
                 self.damaged(offset, f"a record that does not belong here: key {key[:60]!r}")
 
     def lists(

@@ -106,6 +106,11 @@ class Tree:
         return found
 
     @property
+    def flushed_up_to(self) -> int:
+        """The sequence number up to which the runs hold all records; 0 where there are none."""
+        return int(self._runs[0][0].last_sequence) if self._runs else 0
+
+    @property
     def cleared(self) -> bool:
         """Whether a MemTable hides the tables."""
         return True in [memtable.cleared for memtable in self.memtables]

@@ -106,7 +106,8 @@ class WritePath:
             raise missing_is_damage(problem) from problem
         self._lost = recovery.lost
         self._unsynced = recovery.unsynced
-        self._sequence = recovery.sequence
+        # A crash of the machine may have taken what the log said of its beginning.
+        self._sequence = max(recovery.sequence, self.tree.flushed_up_to)
         self.tree.memtables = [recovery.merged()]
 
     def _set_durability(self) -> None:

@@ -97,7 +97,10 @@ class Lookup:
                 # probing need not be entered.
                 if slot and slot >> 40 == digest & 0xFF_FFFF:
                     offset = slot & _OFFSET_MASK
-                    found_length, found, value_length = head_of(data, offset + 1)
+                    try:
+                        found_length, found, value_length = head_of(data, offset + 1)
+                    except struct.error:  # a record of another key, near the end of the file
+                        found_length, found, value_length = -1, b"", 0
                     if found == key and found_length == key_length:
                         record = data[offset : offset + 13 + key_length + value_length]
                         if crc32c(record) != RESIDUE:

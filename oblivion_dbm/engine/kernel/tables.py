@@ -151,10 +151,10 @@ class IndexBuilder:
             self._words[at : at + _PAIRS_AT_ONCE] = bytes(len(words))
 
 
-def index_holds(slots: Any, slot_count: int, digest: int, offset: int) -> bool:
-    """Tell whether a look-up of ``digest`` gets to the record at ``offset``.
+def index_holds(slots: Any, slot_count: int, digest: int, offset: int) -> bool | None:
+    """Tell whether a look-up of ``digest`` gets to the record at ``offset`` by its slot.
 
-    It does by its slot, or because it is sent to the sorted records.
+    None where it gets there because it is sent to the sorted records: the slots are full.
     """
     wanted = (digest & 0xFF_FFFF) << 40 | offset
     home = digest * slot_count >> 64
@@ -163,7 +163,7 @@ def index_holds(slots: Any, slot_count: int, digest: int, offset: int) -> bool:
             return True
         if not slots[i]:
             return False
-    return True
+    return None
 
 
 def filter_admits(words: Any, slot_count: int, digest: int) -> bool:
