@@ -36,7 +36,7 @@ ORDER = """
     engine.recovery engine.snapshot engine.overlay engine.tree
     engine.follower engine.worker engine.future engine.log engine.pressure engine.maintenance
     engine.write_queue engine.write_path engine.storage_engine
-    engine.verify
+    engine.finding engine.table_check engine.log_check engine.verify
     bytes_like batch mapping snapshot transaction database
     stdlib dbm shelve convert
     aio.off_loop aio.reads aio.snapshot aio.transaction aio.batch aio.database aio

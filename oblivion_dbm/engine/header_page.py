@@ -60,6 +60,16 @@ _MARK = Struct("<QII")
 _SUMMED = Struct("<QIIQI")
 SLOT_SIZE = _SUMMED.size
 SLOTS_AT = (512, 1024)
+#: Where each field, or several without a gap, begins and ends; all else is zero.
+FIELDS = (
+    (0, HEADER.size),
+    (CHAIN_AT, CHAIN_AT + CHAIN.size),
+    (SEQUENCE_AT, SEQUENCE_AT + NUMBER.size),
+    (CHAIN_SUM_AT, CHAIN_SUM_AT + NUMBER.size),
+    (APPENDED_AT, APPENDED_AT + APPENDED.size),
+    (ENDED_AT, ENDED_AT + NUMBER.size),
+    *((at, at + SLOT_SIZE) for at in SLOTS_AT),
+)
 
 
 def sealed(values: Struct, *fields: Any) -> bytes:

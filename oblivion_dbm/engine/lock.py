@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from oblivion_dbm.engine.filesystem import File, FileSystem
 
 _WORDS = Struct("<QQ")
+#: Bytes of the file.
+SIZE = _WORDS.size
 _HOLDER_AT = 8
 _PAUSE = 0.01
 
@@ -165,6 +167,18 @@ class WriterLock:
         finally:
             if inode is not None:
                 _held.remove(inode)
+
+
+def read_words(filesystem: FileSystem, directory: str) -> bytes:
+    """Return all that the LOCK file holds, nothing where there is none."""
+    path = filesystem.join(directory, LOCK)
+    if filesystem.kind(path) != "file":
+        return b""
+    file = filesystem.open(path)
+    try:
+        return filesystem.read(file, 0, filesystem.size(file))
+    finally:
+        filesystem.close(file)
 
 
 class GenerationWord:

@@ -197,12 +197,14 @@ class Segment:
 
     def matches(self, position: int, running: int, total: int) -> bool:
         """Tell whether the bytes below ``position`` have this sum, or running crc without one."""
-        if not total:
-            return self.running_crc(position) == running
-        found = xxh64(seed=self.seed)
+        return self.total(position) == total if total else self.running_crc(position) == running
+
+    def total(self, position: int) -> int:
+        """Return the sum of the bytes below ``position``."""
+        total = xxh64(seed=self.seed)
         for at in range(DATA_AT, position, _STRIDE):
-            found.update(self.buffer[at : min(position, at + _STRIDE)])
-        return bool(found.intdigest() == total)
+            total.update(self.buffer[at : min(position, at + _STRIDE)])
+        return int(total.intdigest())
 
     def after(self, offset: int) -> int:
         """Return where a whole record at ``offset`` ends, and ``offset`` where there is none."""

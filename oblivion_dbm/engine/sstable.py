@@ -175,15 +175,15 @@ class SSTable:
         if crc32c(self.data[crcs_at:crcs_end]) != crc:
             self.damaged(crcs_at, "the crc of the block crcs does not match")
         count, groups = len(self), (len(self) + GROUP - 1) // GROUP
-        self._sizes = [
+        self.sizes = [
             count * self._width,
             8 * groups,
             8 * groups,
             8 * (self.slot_count + PROBE_LIMIT),
             16 * self.slot_count // SLOTS_PER_PAIR,
         ]
-        blocks = [(size + BLOCK - 1) // BLOCK for size in self._sizes]
-        ends = [begin + size for begin, size in zip(begins, self._sizes)]
+        blocks = [(size + BLOCK - 1) // BLOCK for size in self.sizes]
+        ends = [begin + size for begin, size in zip(begins, self.sizes)]
         if sum(blocks) * 4 != crcs_end - crcs_at or max(*ends, crcs_end) > len(self.data):
             self.damaged(crcs_at, "the sections and their crcs do not agree")
         self._first_blocks = list(accumulate(blocks, initial=0))
@@ -191,9 +191,9 @@ class SSTable:
         whole = memoryview(self.data)
         self._views.append(whole)
         formats: tuple[Any, ...] = (WIDTHS[self._width], "Q", "Q", "Q", "Q")
-        for begin, size, kind in zip(begins, self._sizes, formats):
+        for begin, size, kind in zip(begins, self.sizes, formats):
             self._views.append(whole[begin : begin + size].cast("B").cast(kind))
-        _, self._lengths, self._fences, self._sums, self.slots, self.words = self._views
+        _, self._lengths, self._fences, self.sums, self.slots, self.words = self._views
 
     def __len__(self) -> int:
         return int(self.puts + self.tombstones)
@@ -217,7 +217,7 @@ class SSTable:
     def check_block(self, section: int, block: int) -> None:
         """Check one block of a section and remember that it is sound."""
         begin = self._begins[section] + block * BLOCK
-        size = min(BLOCK, self._sizes[section] - block * BLOCK)
+        size = min(BLOCK, self.sizes[section] - block * BLOCK)
         crc_at = self._crcs_at + 4 * (self._first_blocks[section] + block)
         expected = int.from_bytes(self.data[crc_at : crc_at + 4], "little")
         seed = block_seed(self.info.number, section, block)
@@ -312,7 +312,7 @@ class SSTable:
             sum_group(data[begin:end], number, group)
             for group, (begin, end) in enumerate(pairwise(begins), first)
         ]
-        return bool(sums == self._sums[first:last].tolist())
+        return bool(sums == self.sums[first:last].tolist())
 
     def _group_end(self, group: int) -> int:
         """Return the offset where the records of a group end."""

@@ -1,166 +1,179 @@
-"""Verify: every byte and every invariant of a store, without changing anything."""
+"""Verify: every byte and every invariant of a store, without changing anything.
+
+A writer, in this process or another, may be at work: what the MANIFEST named at one
+moment is opened, and stays readable whatever is removed meanwhile.
+"""
 
 from __future__ import annotations
 
-from oblivion_dbm.engine.filenames import MANIFEST
+from itertools import islice
+
+from oblivion_dbm.engine import filenames, lock
 from oblivion_dbm.engine.filesystem import FileSystem
-from oblivion_dbm.engine.kernel import filter_admits, hash_keys, index_holds
-from oblivion_dbm.engine.manifest import load
-from oblivion_dbm.engine.record import DELETE, PUT
-from oblivion_dbm.engine.recovery import Recovery
-from oblivion_dbm.engine.sstable import FENCES, FILTER, INDEX, LENGTHS, RECORDS_AT, SUMS, SSTable
-from oblivion_dbm.engine.tree import Tree
+from oblivion_dbm.engine.finding import Finding, found
+from oblivion_dbm.engine.log_check import check_logs
+from oblivion_dbm.engine.manifest import RESERVE, load, missing_is_damage
+from oblivion_dbm.engine.recovery import check_newest
+from oblivion_dbm.engine.segment import Segment
+from oblivion_dbm.engine.snapshot import count_live
+from oblivion_dbm.engine.sstable import SSTable
+from oblivion_dbm.engine.table_check import check_runs
 from oblivion_dbm.errors import CorruptionError, error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import TypeVar
 
-    from oblivion_dbm.engine.version import Run, TableInfo, Version
+    from oblivion_dbm.engine.version import Version
 
-_STRIDE = 1024
+    T = TypeVar("T")
 
+__all__ = ["Finding", "verify"]
 
-class Finding:
-    """Something that is wrong: ``file``, ``offset`` in it, and what it means."""
-
-    __slots__ = ("file", "meaning", "offset")
-
-    def __init__(self, file: str, offset: int, meaning: str) -> None:
-        self.file = file
-        self.offset = offset
-        self.meaning = meaning
-
-    def __repr__(self) -> str:
-        return f"{self.file}: byte {self.offset}: {self.meaning}"
+#: How often a store is looked at whose MANIFEST moves on while its log is checked.
+_ATTEMPTS = 20
+#: Findings that are listed of logs, and of tables.
+_MOST = 1000
 
 
 def verify(directory: str, filesystem: FileSystem | None = None) -> list[Finding]:
     """Return what is wrong with the store in ``directory``; [] when nothing is.
 
-    Reads everything once: O(store), in constant memory but for the log's
-    records.  Raises ``error`` where there is no store at all.
+    Reads everything once: O(store), in constant memory but for one record, or
+    one batch, at a time.  Raises ``error`` where there is no store at all.
     """
     filesystem = filesystem or FileSystem()
-    while True:
+    for attempt in range(_ATTEMPTS):
         try:
             version = load(filesystem, directory)
         except CorruptionError as problem:
-            return [_found(directory, problem)]
-        findings = list(_check_version(filesystem, directory, version))
-        if not findings or load(filesystem, directory) == version:
-            return findings
-        # A writer has moved on meanwhile, and its old files are gone.
+            return [found(problem, directory)]
+        check = _Check(filesystem, directory, version)
+        try:
+            findings = list(check.of_what_moves())
+            # A writer may have moved on meanwhile, and its old files be gone.
+            if not findings or attempt + 1 == _ATTEMPTS or not check.has_moved():
+                return findings + list(check.of_tables())
+        finally:
+            check.close()
+    raise AssertionError("the last attempt returns")
 
 
-def _check_version(filesystem: FileSystem, directory: str, version: Version) -> Iterator[Finding]:
-    try:
-        Recovery(filesystem, directory, version, readable_only=True).close()
-    except error as problem:
-        yield _found(directory, problem)
-    damaged = False
-    for run in version.runs:
-        for finding in _check_run(filesystem, directory, version, run):
+class _Check:
+    """The check of what one Version names; all of it is opened at once."""
+
+    def __init__(self, filesystem: FileSystem, directory: str, version: Version) -> None:
+        self._filesystem = filesystem
+        self._directory = directory
+        self._version = version
+        self._missing: list[Finding] = []
+        store_id = bytes.fromhex(version.store_id)
+        self._segments = [
+            self._open(lambda n=number: Segment(filesystem, directory, n, store_id))  # type: ignore[misc]
+            for number in version.logs
+        ]
+        self._runs = [
+            [
+                self._open(lambda i=info: SSTable(filesystem, directory, i, store_id))  # type: ignore[misc]
+                for info in run.tables
+            ]
+            for run in version.runs
+        ]
+
+    def _open(self, call: Callable[[], T]) -> T | None:
+        try:
+            return call()
+        except error as problem:
+            self._missing.append(found(missing_is_damage(problem), self._directory))
+            return None
+
+    def has_moved(self) -> bool:
+        """Tell whether the store has another Version by now."""
+        try:
+            return load(self._filesystem, self._directory) != self._version
+        except error:
+            return False
+
+    def of_what_moves(self) -> Iterator[Finding]:
+        """Yield what is wrong, if the Version is still the store's, with all but tables."""
+        yield from self._missing
+        yield from _listed(check_logs(self._filesystem, self._segments))
+        yield from self._check_lock()
+        yield from self._check_names()
+
+    def of_tables(self) -> Iterator[Finding]:
+        """Yield what is wrong with the tables, whoever has moved on meanwhile."""
+        manifest = self._filesystem.join(self._directory, filenames.MANIFEST)
+        damaged = False
+        for finding in _listed(check_runs(self._version, self._runs)):
             damaged = True
             yield finding
-    if not damaged and version.live is not None:
-        try:
-            live = Tree(filesystem, directory, version.replace(live=None)).base_count()
-        except error as problem:  # a writer has moved on: its old files are gone
-            yield _found(directory, problem)
+        tables = [[table for table in run if table is not None] for run in self._runs]
+        if damaged or self._version.live is None or sum(map(len, tables)) < self._count():
             return
-        if live != version.live:
-            path = filesystem.join(directory, MANIFEST)
-            yield Finding(path, 0, f"expected {live} live keys, found {version.live}")
+        live = count_live(tables)
+        if live != self._version.live:
+            meaning = f"expected {live} live keys, found {self._version.live}"
+            yield Finding(manifest, 0, meaning)
 
+    def _count(self) -> int:
+        return sum(len(run.tables) for run in self._version.runs)
 
-def _found(path: str, problem: error) -> Finding:
-    if isinstance(problem, CorruptionError):
-        return Finding(problem.filename, problem.offset, problem.meaning)
-    return Finding(str(problem.filename or path), 0, problem.strerror or str(problem))
+    # The directory.
 
+    def _check_lock(self) -> Iterator[Finding]:
+        path = self._filesystem.join(self._directory, filenames.LOCK)
+        size = len(lock.read_words(self._filesystem, self._directory))
+        if size not in (0, lock.SIZE):  # empty until its first writer has come that far
+            yield Finding(path, size, f"expected {lock.SIZE} bytes, found {size}")
 
-def _check_run(
-    filesystem: FileSystem, directory: str, version: Version, run: Run
-) -> Iterator[Finding]:
-    last: bytes | None = None
-    for place, info in enumerate(run.tables):
+    def _check_names(self) -> Iterator[Finding]:
+        """Check the names of files that look like the store's."""
+        filesystem, directory, version = self._filesystem, self._directory, self._version
         try:
-            table = SSTable(filesystem, directory, info, bytes.fromhex(version.store_id))
+            check_newest(filesystem, directory, version)
         except error as problem:
-            yield _found(directory, problem)
-            continue
-        try:
-            yield from _check_footer(table, info, version, run, place)
-            if last is not None and table.first_key <= last:
-                yield Finding(table.path, RECORDS_AT, "its keys do not follow the table before")
-            last = table.last_key
-            yield from _check_table(table)
-        except CorruptionError as problem:
-            yield _found(directory, problem)
-        finally:
-            table.close()
+            yield found(problem, directory)
+        named = set(map(filenames.log, version.logs))
+        named |= {filenames.table(table.number) for run in version.runs for table in run.tables}
+        at_work = self._writer_is_at_work()
+        names = filesystem.list(directory)
+        at_work = at_work or self._writer_is_at_work()
+        for name in names:
+            path, parsed = filesystem.join(directory, name), filenames.parse(name)
+            if parsed is not None and parsed[1] >= version.next_file + RESERVE:
+                meaning = f"the MANIFEST is older: its numbers end at {version.next_file + RESERVE}"
+                yield Finding(path, 0, meaning)
+            elif at_work or name in named:
+                continue
+            elif name == filenames.MANIFEST_NEW or (
+                parsed is not None and parsed[0] != filenames.LOST_KIND
+            ):
+                meaning = "a crash has left this file; the next writer removes it"
+                yield Finding(path, 0, meaning, leftover=True)
+
+    def _writer_is_at_work(self) -> bool:
+        """Tell whether there seems to be a writer, whose new files no MANIFEST names yet.
+
+        A writer that was killed has left its number; where another process has it
+        by now, leftovers are not told of.
+        """
+        holder = int.from_bytes(lock.read_words(self._filesystem, self._directory)[8:16], "little")
+        return holder != 0 and self._filesystem.is_running(holder)
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for segment in filter(None, self._segments):
+            segment.close()
+        for run in self._runs:
+            for table in filter(None, run):
+                table.close()
 
 
-def _check_footer(
-    table: SSTable, info: TableInfo, version: Version, run: Run, place: int
-) -> Iterator[Finding]:
-    facts = (
-        ("puts", table.puts, info.puts),
-        ("tombstones", table.tombstones, info.tombstones),
-        ("hash seed", table.seed, version.seed),
-        ("level", table.level, run.level),
-        ("part", table.part, place),
-        ("parts", table.parts, len(run.tables)),
-    )
-    for name, found, expected in facts:
-        if found != expected:
-            yield Finding(table.path, info.size, f"expected {name} {expected}, found {found}")
-
-
-def _check_table(table: SSTable) -> Iterator[Finding]:
-    """Check blocks, records, order, counts, index and filter of one table."""
-    for section in (LENGTHS, FENCES, SUMS, INDEX, FILTER):
-        for block in range(len(table.checked[section])):
-            table.check_block(section, block)
-    offset, tombstones = RECORDS_AT, 0
-    ends: list[bytes] = []
-    for start in range(0, len(table), _STRIDE):
-        if table.offset(start) != offset:
-            yield Finding(table.path, offset, "lengths and fences do not agree")
-        stop = min(start + _STRIDE, len(table))
-        keys, records = table.records(start, stop)
-        if table.sums_match(start, stop, table.ends(start, stop)) is False:
-            yield Finding(table.path, offset, "the sum of a group does not match its records")
-        if ends and keys[0] <= ends[-1]:
-            yield Finding(table.path, offset, "the keys are not in order")
-        yield from _check_chunk(table, keys, records, offset)
-        ends = [ends[0] if ends else keys[0], keys[-1]]
-        tombstones += sum(record[0] == DELETE for record in records)
-        offset += sum(map(len, records))
-    if ends != [table.first_key, table.last_key]:
-        yield Finding(table.path, offset, "the footer names another first or last key")
-    if tombstones != table.tombstones or offset != table.records_end:
-        yield Finding(
-            table.path,
-            offset,
-            f"expected {table.tombstones} tombstones up to byte {table.records_end}, "
-            f"found {tombstones} up to {offset}",
-        )
-
-
-def _check_chunk(
-    table: SSTable, keys: list[bytes], records: list[bytes], offset: int
-) -> Iterator[Finding]:
-    """Check order, index and filter for some records, the first at ``offset``."""
-    digests = hash_keys(keys, table.seed)
-    for place, (key, record, digest) in enumerate(zip(keys, records, digests)):
-        if place and key <= keys[place - 1]:
-            yield Finding(table.path, offset, "the keys are not in order")
-        if not index_holds(table.slots, table.slot_count, digest, offset):
-            yield Finding(table.path, offset, "the index does not lead to this record")
-        if not filter_admits(table.words, table.slot_count, digest):
-            yield Finding(table.path, offset, "the filter does not admit this key")
-        if record[0] not in (PUT, DELETE):
-            yield Finding(table.path, offset, f"operation {record[0]} in a table")
-        offset += len(record)
+def _listed(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield findings, so many of them at most."""
+    yield from islice(findings, _MOST)
+    following = next(findings, None)
+    if following is not None:
+        yield Finding(following.file, following.offset, f"{following.meaning}; and maybe more")
