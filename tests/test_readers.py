@@ -275,7 +275,8 @@ def check_at_rest(path: Path) -> None:
         if number is not None:
             model.advance(int(number))
             assert dict(db) == model.contents
-        assert db.verify() == []
+        # No writer has removed yet what a kill may have left.
+        assert [finding for finding in db.verify() if not finding.leftover] == []
 
 
 # ``len``.

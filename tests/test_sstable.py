@@ -431,7 +431,7 @@ def test_blocks_that_changed_places_do_not_check(tmp_path: Path, section: int) -
     info = write(tmp_path, table, chunk=10_000)
     path = tmp_path / "000009.sst"
     found = open_table(tmp_path, info)
-    begin, size = found._begins[section], found._sizes[section]
+    begin, size = found._begins[section], found.sizes[section]
     blocks = len(found.checked[section])
     assert blocks > 1
     for block in range(blocks):
