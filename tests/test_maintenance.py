@@ -952,13 +952,12 @@ def test_more_than_a_full_memtable_may_be_recovered_whatever_the_first_write_is(
     assert done.wait(20), "it waits for maintenance, which waits for the first write"
 
 
-@pytest.mark.parametrize("call", ["sync new", "sync_directory store"])
-def test_a_failed_sync_before_a_manifest_is_installed_is_final_too(
-    path: str, system: Watched, call: str
+def test_a_failed_sync_of_the_directory_before_a_manifest_is_installed_is_final_too(
+    path: str, system: Watched
 ) -> None:
     engine = open_store(path, "c", Options(background=False), filesystem=system)
     engine.put(b"a", b"1")
-    system.failing[call] = errno.EIO
+    system.failing["sync_directory store"] = errno.EIO
     with pytest.raises(error, match="told to fail"):
         engine.flush()
     system.failing.clear()

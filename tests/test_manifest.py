@@ -338,8 +338,8 @@ def failing_install(folder: Path, number: int, publish: Callable[[], None]) -> t
     return manifest, None
 
 
-@pytest.mark.parametrize("number", range(1, 5))
-def test_what_fails_before_the_rename_changes_nothing_and_may_be_tried_again(
+@pytest.mark.parametrize("number", range(2, 5))
+def test_a_new_manifest_that_fails_before_the_rename_changes_nothing_and_may_be_tried_again(
     folder: Path, number: int
 ) -> None:
     manifest, problem = failing_install(folder, number, nothing)
@@ -351,8 +351,8 @@ def test_what_fails_before_the_rename_changes_nothing_and_may_be_tried_again(
     assert load(SYSTEM, str(folder)).live == 3
 
 
-@pytest.mark.parametrize("number", [5, 6])
-def test_once_the_rename_has_been_tried_a_failure_is_final_and_nothing_is_removed(
+@pytest.mark.parametrize("number", [1, 5, 6])
+def test_a_failed_sync_of_the_directory_or_rename_is_final_and_nothing_is_removed(
     folder: Path, number: int
 ) -> None:
     manifest, problem = failing_install(folder, number, nothing)

@@ -277,7 +277,7 @@ class Manifest:
         filesystem, directory = self._filesystem, self.directory
         version = version.replace(next_file=self._next)
         new = filesystem.join(directory, filenames.MANIFEST_NEW)
-        self._finally(lambda: filesystem.sync_directory(directory))
+        self._sync_directory()
         self._write(new, render(version))
         try:
             filesystem.rename(new, filesystem.join(directory, filenames.MANIFEST))
@@ -303,14 +303,18 @@ class Manifest:
         file = filesystem.create(path, self._mode)
         try:
             filesystem.write(file, 0, data)
-            self._finally(lambda: filesystem.sync(file))
+            filesystem.sync(file)
         finally:
             filesystem.close(file)
 
-    def _finally(self, sync: Callable[[], None]) -> None:
-        """Sync; what the system says of a failure it says once, so that is final."""
+    def _sync_directory(self) -> None:
+        """Make the names of new files durable.
+
+        A failure is final: the system tells of it once, and a sync that is tried again
+        may claim success without them.  A file that fails is made anew, under another inode.
+        """
         try:
-            sync()
+            self._filesystem.sync_directory(self.directory)
         except BaseException as problem:
             if isinstance(problem, OSError) or isinstance(problem.__context__, OSError):
                 self.failed = problem
