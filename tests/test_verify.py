@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oblivion_dbm import error
-from oblivion_dbm.engine.filesystem import FileSystem
-from oblivion_dbm.engine.manifest import load, render
+from gates import damage as damages
+from oblivion_dbm import Database, error
+from oblivion_dbm.engine.filesystem import File, FileSystem
+from oblivion_dbm.engine.manifest import RESERVE, load, render
 from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.record import DELETE, PUT, crc32c, encode
 from oblivion_dbm.engine.sstable import (
@@ -33,6 +38,7 @@ from oblivion_dbm.engine.version import Run, Version
 SYSTEM = FileSystem()
 STORE = bytes(range(16))
 SEED = 7
+LIVE_SECONDS = float(os.environ.get("OBLIVION_DBM_LIVE_SECONDS", "0.5"))
 
 
 def open_it(path: str, **more: Any) -> Any:
@@ -97,6 +103,228 @@ def test_where_there_is_no_store_it_raises(tmp_path: Path) -> None:
         verify(str(tmp_path), SYSTEM)
     with pytest.raises(error):
         verify(str(tmp_path / "missing"), SYSTEM)
+
+
+# A store at work.
+
+
+def keep_writing(path: str, sync: str | float, back_end: str, seed: int) -> None:
+    """Open, write all kinds of records, close, again and again."""
+    dice = random.Random(seed)
+    limits: dict[str, Any] = {"table_limit": 20_000, "fan_in": 3, "log_back_end": back_end}
+    while True:
+        memory = dice.choice([5000, 60_000, 1 << 20])
+        with Database(path, "c", sync=sync, memtable_limit=memory, **limits) as db:
+            for number in range(dice.randrange(2000)):
+                key = b"%04d" % dice.randrange(1000)
+                if number % 10 == 3:
+                    db.pop(key, None)
+                elif number % 100 == 7:
+                    db.put_many({b"%04d" % dice.randrange(1000): key for _ in range(8)})
+                elif number % 1000 == 500:
+                    db.clear()
+                else:
+                    db[key] = dice.randbytes(dice.choice([0, 10, 100, 2000]))
+
+
+@pytest.mark.parametrize("back_end", ["mapped", "pwrite"])
+@pytest.mark.parametrize("sync", ["normal", "full", 0.002, "off"])
+def test_there_is_no_false_alarm_beside_a_writer_nor_after_its_death(
+    tmp_path: Path, sync: str | float, back_end: str
+) -> None:
+    path = str(tmp_path / "store")
+    child = os.fork()
+    if child == 0:
+        try:
+            keep_writing(path, sync, back_end, 5)
+        finally:
+            os._exit(1)
+    try:
+        end, checks = time.monotonic() + LIVE_SECONDS, 0
+        while time.monotonic() < end or not checks:
+            if os.path.exists(path + "/MANIFEST"):
+                assert verify(path, SYSTEM) == []
+                checks += 1
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert [finding for finding in verify(path, SYSTEM) if not finding.leftover] == []
+    with Database(path, "w") as db:
+        db["key"] = "value"  # which removes what the kill has left
+    assert verify(path, SYSTEM) == []
+
+
+def test_files_that_go_while_the_store_is_checked_are_no_finding(tmp_path: Path) -> None:
+    path = str(tmp_path / "store")
+    engine = open_it(path, background=False, fan_in=2)
+    engine.put(b"a", b"1")
+    engine.flush()
+    steps = iter(range(4))
+
+    class Late(FileSystem):
+        """The writer goes on whenever somebody is about to open a table."""
+
+        def open(self, path: str, writable: bool = False) -> File:
+            if path.endswith(".sst") and next(steps, None) is not None:
+                engine.put(b"b", b"2")
+                engine.flush()
+            return super().open(path, writable)
+
+    assert verify(path, Late()) == []
+    assert next(steps, None) is None
+    engine.close()
+
+
+def test_damage_to_a_store_that_moves_on_is_found_all_the_same(tmp_path: Path) -> None:
+    path = str(tmp_path / "store")
+    engine = open_it(path, background=False, fan_in=100)
+    engine.put(b"a", b"1")
+    engine.flush()
+    damaged = min((tmp_path / "store").glob("*.sst"))
+
+    class Late(FileSystem):
+        def boot(self) -> bytes:  # which the check of the log asks for
+            engine.put(b"b", b"2")
+            engine.flush()
+            damage(min((tmp_path / "store").glob("*.wal")), 600)
+            return super().boot()
+
+    damage(damaged, 20)
+    names = {Path(finding.file).name for finding in verify(path, Late())}
+    assert damaged.name in names
+    assert any(name.endswith(".wal") for name in names)
+    engine.close()
+
+
+# The directory.
+
+
+def leave(store: Path) -> list[str]:
+    """Leave what a crash may leave; return the names."""
+    whole = min(store.glob("*.sst"))
+    names = ["000900.sst", "000901.wal", "MANIFEST.new"]
+    for name in names:
+        (store / name).write_bytes(whole.read_bytes())
+    return sorted(names)
+
+
+def test_what_a_crash_has_left_is_told_of_until_a_writer_removes_it(store: Path) -> None:
+    names = leave(store)
+    left = verify(str(store), SYSTEM)
+    assert sorted(Path(finding.file).name for finding in left) == names
+    assert all(finding.leftover for finding in left)
+    (store / "LOCK").unlink()
+    assert sorted(name for name, _ in findings(store)) == names
+    engine = open_it(str(store))
+    assert findings(store) == []  # they may be this writer's, as far as anybody knows
+    engine.close()
+    assert sorted(name for name, _ in findings(store)) == names
+    engine = open_it(str(store))
+    engine.put(b"a", b"1")
+    engine.close()
+    assert findings(store) == []
+    assert not [name for name in names if name in os.listdir(store) and name[0] == "M"]
+
+
+def test_a_file_with_the_number_of_another_is_found(store: Path) -> None:
+    name = min(store.glob("*.sst")).with_suffix(".wal").name
+    (store / name).write_bytes(b"")
+    ((file, meaning),) = findings(store)
+    assert (file, meaning.partition(":")[0]) == (name, "no writer has made it")
+
+
+def test_a_writer_that_was_killed_is_not_at_work(store: Path) -> None:
+    names = leave(store)
+    child = os.fork()
+    if child == 0:
+        open_it(str(store))
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert int.from_bytes((store / "LOCK").read_bytes()[8:], "little") == child
+    assert sorted(name for name, _ in findings(store)) == names
+
+
+@pytest.mark.parametrize("name", ["{:06d}.sst", "{:06d}.wal", "{:06d}.lost"])
+def test_numbers_that_no_writer_can_have_given_tell_of_an_older_manifest(
+    store: Path, name: str
+) -> None:
+    limit = load(SYSTEM, str(store)).next_file + RESERVE
+    (store / name.format(limit)).write_bytes(b"")
+    ((file, meaning),) = findings(store)
+    assert file == name.format(limit)
+    assert f"its numbers end at {limit}" in meaning
+    with pytest.raises(error, match="older"):
+        open_it(str(store))
+
+
+def test_a_manifest_that_is_older_than_the_log_is_found(store: Path) -> None:
+    old = (store / "MANIFEST").read_bytes()
+    log = min(store.glob("*.wal"))
+    data = log.read_bytes()
+    engine = open_it(str(store))
+    engine.put(b"a", b"1")
+    engine.close()
+    (store / "MANIFEST").write_bytes(old)
+    log.write_bytes(data)  # as if the new writer had not come to remove it
+    named = {name for name, meaning in findings(store) if "it is older than" in meaning}
+    assert named == {"MANIFEST"}
+
+
+@pytest.mark.parametrize(("size", "is_found"), [(0, False), (1, True), (15, True), (17, True)])
+def test_a_lock_of_another_size_is_found(store: Path, size: int, is_found: bool) -> None:
+    (store / "LOCK").write_bytes(bytes(size))
+    assert [name for name, _ in findings(store)] == ["LOCK"] * is_found
+    engine = open_it(str(store))
+    engine.close()
+
+
+def test_a_directory_in_the_place_of_a_file_is_found(store: Path) -> None:
+    path = min(store.glob("*.sst"))
+    path.unlink()
+    path.mkdir()
+    assert [name for name, _ in findings(store)] == [path.name]
+
+
+def test_the_findings_of_a_store_that_is_wrong_all_over_come_to_an_end(store: Path) -> None:
+    engine = open_it(str(store))
+    for number in range(3000):
+        engine.put(b"%06d" % number, bytes(50))
+    engine.flush()
+    engine.compact()
+    engine.close()
+    path = max(store.glob("*.sst"))
+    data = bytearray(path.read_bytes())
+    for at in range(16, 3000 * 69, 69):
+        data[at + 15] ^= 1
+    path.write_bytes(data)
+    found = findings(store)
+    assert 500 < len(found) < 2000
+    assert found[-1][1].endswith("and maybe more")
+
+
+# Every byte.
+
+
+@pytest.mark.parametrize(
+    "system", [damages.WRITTEN, damages.LATER], ids=["same boot", "other boot"]
+)
+@pytest.mark.parametrize("number", range(len(damages.MAKERS)))
+def test_any_changed_byte_of_a_closed_store_is_found(
+    tmp_path: Path, number: int, system: FileSystem
+) -> None:
+    """But for LOCK, which nothing depends on, and what was never synced before a crash.
+
+    ``tests/long/test_damage.py`` changes all of them.
+    """
+    store = damages.prepared(number)
+    path = tmp_path / "store"
+    damages.write_files(str(path), store.files)
+    assert verify(str(path), system) == []
+    dice = random.Random(number)
+    synced = damages.synced_files(store, system)
+    for name in sorted(synced):
+        for at in dice.sample(range(len(store.files[name])), min(20, len(store.files[name]))):
+            assert damages.missed_bytes(str(path), store.files[name], name, [at], system) == []
 
 
 # Damage to bytes.

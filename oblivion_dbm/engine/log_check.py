@@ -198,6 +198,8 @@ class SegmentCheck:
         segment, mark = self.segment, self._page[ENDED_AT : ENDED_AT + NUMBER.size]
         if self._required > self.end:
             yield self._finding(self.end, "a SEAL, and more that was published behind it")
+        if self.sealed and self._synced >= self.end != self._appended:
+            yield self._finding(APPENDED_AT, f"appended-up-to is {self._appended}, not {self.end}")
         if self.sealed and any(mark):
             yield self._finding(ENDED_AT, "an end of the writer, and a SEAL")
         elif (self._is_closed or self._ended is None) and not _within(

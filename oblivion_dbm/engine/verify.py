@@ -145,11 +145,11 @@ class _Check:
             if parsed is not None and parsed[1] >= version.next_file + RESERVE:
                 meaning = f"the MANIFEST is older: its numbers end at {version.next_file + RESERVE}"
                 yield Finding(path, 0, meaning)
-            elif at_work or name in named:
+            elif name in named or (parsed is not None and parsed[0] == filenames.LOST_KIND):
                 continue
-            elif name == filenames.MANIFEST_NEW or (
-                parsed is not None and parsed[0] != filenames.LOST_KIND
-            ):
+            elif parsed is not None and parsed[1] in version.numbers():
+                yield Finding(path, 0, "no writer has made it: another file has this number")
+            elif not at_work and (parsed is not None or name == filenames.MANIFEST_NEW):
                 meaning = "a crash has left this file; the next writer removes it"
                 yield Finding(path, 0, meaning, leftover=True)
 

@@ -497,6 +497,34 @@ def trial(seed: int, folder: str) -> int:
     return 1
 
 
+def synced_files(store: Prepared, system: FileSystem) -> list[str]:
+    """Return the names of the files every byte of which must be as it was written.
+
+    Nothing depends on LOCK, and what was not synced may be lost with the machine.
+    """
+    lost = {store.live_log} if store.unsynced and system is LATER else set()
+    return sorted(set(store.files) - lost - {"LOCK"})
+
+
+def missed_bytes(
+    path: str, whole: bytes, name: str, places: Iterable[int], system: FileSystem
+) -> list[str]:
+    """Change bytes of one file three ways, one at a time; return what ``verify`` does not find."""
+    missed = []
+    file = f"{path}/{name}"
+    for at in places:
+        for new in sorted({whole[at] ^ 1 << at % 8, 0, at * 0x9D & 0xFF} - {whole[at]}):
+            with open(file, "r+b") as changed:
+                changed.seek(at)
+                changed.write(bytes([new]))
+            if not any(finding.file == file for finding in verify(path, system)):
+                missed.append(f"{name}: byte {at}, {whole[at]} changed to {new}")
+        with open(file, "r+b") as changed:
+            changed.seek(at)
+            changed.write(whole[at : at + 1])
+    return missed
+
+
 def write_files(path: str, files: Files) -> None:
     os.mkdir(path)
     for name, data in files.items():
