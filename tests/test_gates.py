@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from gates import damage
 from gates import gate as gate_module
 from gates.crash import Crashes
 from gates.disk import Disk
@@ -28,6 +29,7 @@ from oblivion_dbm.engine.kernel import Appender
 from oblivion_dbm.engine.log import Log
 from oblivion_dbm.engine.manifest import Manifest
 from oblivion_dbm.engine.policy import Task
+from oblivion_dbm.engine.record import RESIDUE
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
@@ -99,6 +101,13 @@ def test_a_log_that_is_let_go_before_its_records_are_synced_is_found(
 ) -> None:
     monkeypatch.setattr(Log, "_sync", lambda self: setattr(self, "synced", self.sequence))
     assert is_found(crash(tmp_path))
+
+
+def test_a_crc_that_nobody_checks_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = (partial(damage.trial, seed, str(tmp_path)) for seed in range(2000))
+    next(trials)()  # with the stores that all of them damage
+    monkeypatch.setattr("oblivion_dbm.engine.kernel.pure.crc32c", lambda *_: RESIDUE)
+    assert is_found(trials)
 
 
 def test_a_record_that_is_appended_behind_a_torn_one_is_found(

@@ -5,13 +5,14 @@
 * ``disk``: a file system that remembers what the disk has, and loses power
 * ``history``: random operations, and the states that they may leave
 * ``crash``, ``kill``, ``failure``, ``full_disk``, ``failed_sync``: one trial of each kind
+* ``damage``: changed bytes, exchanged files, and what may be read then
 * ``suites``: tests of the fast suite, with larger numbers
 * ``gate``: trials in forked children, seed by seed, and what came of them
 """
 
 from __future__ import annotations
 
-from gates import crash, failed_sync, failure, full_disk, kill, suites
+from gates import crash, damage, failed_sync, failure, full_disk, kill, suites
 from gates.gate import Gate
 
 GATES = {
@@ -28,6 +29,7 @@ GATES = {
         ),
         Gate("full-disk", "writes without room", full_disk.trial, {"change": 500, "long": 20_000}),
         Gate("failed-sync", "failed syncs", failed_sync.trial, {"change": 50, "long": 1000}),
+        Gate("damage", "damages", damage.batch, {"change": 5000, "long": 100_000}),
         Gate(
             "interrupts",
             "runs of interrupted calls",

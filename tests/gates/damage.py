@@ -33,6 +33,8 @@ from oblivion_dbm.engine.verify import verify
 
 #: What a trial may take: seconds, and bytes beyond what the process has already.
 SECONDS, MEMORY = 20, 1 << 29
+#: Trials in one child of a gate: the stores are made once for all of them.
+BATCH = 50
 BLOCK = 4096
 
 State = dict[bytes, bytes]
@@ -579,6 +581,18 @@ def run(seeds: Iterable[int], folder: str) -> Iterator[tuple[int, str]]:
         left = left[len(words) // 2 :]
         if left:
             yield left.pop(0), f"the process ended with status {status}: a crash, or a hang"
+
+
+def batch(number: int, folder: str, _: str) -> int:
+    """Run a batch of trials in this process, which is a child; return how many there were."""
+    limit_memory()
+    for seed in range(number * BATCH, (number + 1) * BATCH):
+        signal.alarm(SECONDS)
+        try:
+            trial(seed, folder)
+        except BaseException as problem:
+            raise AssertionError(f"python tests/gates/damage.py {seed}") from problem
+    return BATCH
 
 
 def main(seeds: Iterable[str]) -> None:
