@@ -1,22 +1,48 @@
 """Whatever happens to the bytes of a store, what it says is right, or it is an error.
 
-OBLIVION_DBM_MUTATIONS says how many damages are tried; ``tests/gates/damage.py`` is what
-is tried, and repeats one by its seed.
+OBLIVION_DBM_MUTATIONS says how many damages are tried; ``gates/damage.py`` is what is
+tried, and repeats one by its number.  ``python tests/long/gates.py damage bytes`` tries more.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from gates.damage import run
+from gates import GATES, damage
+from gates.gate import at_once
+from gates.prepared import MAKERS, SMALL, prepared
+from oblivion_dbm.engine.manifest import parse
 
 TRIALS = int(os.environ.get("OBLIVION_DBM_MUTATIONS", "300"))
 
 
-def test_every_answer_of_a_damaged_store_is_right_or_an_error(tmp_path: Path) -> None:
-    failures = [
-        f"{text}\nrepeat it with: python tests/gates/damage.py {seed}"
-        for seed, text in run(range(TRIALS), str(tmp_path))
-    ]
-    assert not failures, f"{len(failures)} of {TRIALS}\n" + "\n".join(failures[:5])
+def outcomes(name: str, trials: int) -> int:
+    """Run trials of a gate from the first on; return how many damages there were."""
+    done = 0
+    for outcome in at_once(GATES[name], range(trials), "change", os.cpu_count() or 1):
+        assert not outcome.failure, outcome.failure
+        done += outcome.units
+    return done
+
+
+def test_every_answer_of_a_damaged_store_is_right_or_an_error() -> None:
+    for number in range(len(MAKERS)):
+        prepared(number)  # once, and not in each child
+    trials = -(-TRIALS // damage.BATCH)
+    assert outcomes("damage", trials) == trials * damage.BATCH
+
+
+def test_every_changed_byte_is_found_and_changes_no_answer() -> None:
+    assert damage.byte_seeds() > 100
+    assert outcomes("bytes", 1) > 60
+
+
+def test_the_small_store_has_three_levels_and_a_log_of_two_segments() -> None:
+    version = parse(prepared(SMALL).files["MANIFEST"], "MANIFEST")
+    assert {run.level for run in version.runs} >= {0, 1, 2}
+    assert len(version.logs) == 2
+
+
+def test_a_damage_is_the_same_each_time_it_is_made() -> None:
+    for number in range(40):
+        assert damage.damage(number).files == damage.damage(number).files

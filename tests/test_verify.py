@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gates import damage as damages
+from gates.prepared import LATER, MAKERS, WRITTEN, prepared
 from oblivion_dbm import Database, error
 from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.manifest import RESERVE, load, render
@@ -305,10 +306,8 @@ def test_the_findings_of_a_store_that_is_wrong_all_over_come_to_an_end(store: Pa
 # Every byte.
 
 
-@pytest.mark.parametrize(
-    "system", [damages.WRITTEN, damages.LATER], ids=["same boot", "other boot"]
-)
-@pytest.mark.parametrize("number", range(len(damages.MAKERS)))
+@pytest.mark.parametrize("system", [WRITTEN, LATER], ids=["same boot", "other boot"])
+@pytest.mark.parametrize("number", range(len(MAKERS)))
 def test_any_changed_byte_of_a_closed_store_is_found(
     tmp_path: Path, number: int, system: FileSystem
 ) -> None:
@@ -316,7 +315,7 @@ def test_any_changed_byte_of_a_closed_store_is_found(
 
     ``tests/long/test_damage.py`` changes all of them.
     """
-    store = damages.prepared(number)
+    store = prepared(number)
     path = tmp_path / "store"
     damages.write_files(str(path), store.files)
     assert verify(str(path), system) == []

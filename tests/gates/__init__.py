@@ -4,8 +4,9 @@
 
 * ``disk``: a file system that remembers what the disk has, and loses power
 * ``history``: random operations, and the states that they may leave
-* ``crash``, ``kill``, ``failure``, ``full_disk``, ``failed_sync``: one trial of each kind
-* ``damage``: changed bytes, exchanged files, and what may be read then
+* ``crash``, ``kill``, ``failure``, ``full_disk``, ``failed_sync``, ``damage``: one trial of
+  each kind
+* ``prepared``: stores to be damaged
 * ``suites``: tests of the fast suite, with larger numbers
 * ``gate``: trials in forked children, seed by seed, and what came of them
 """
@@ -29,13 +30,20 @@ GATES = {
         ),
         Gate("full-disk", "writes without room", full_disk.trial, {"change": 500, "long": 20_000}),
         Gate("failed-sync", "failed syncs", failed_sync.trial, {"change": 50, "long": 1000}),
-        Gate("damage", "damages", damage.batch, {"change": 5000, "long": 100_000}),
         Gate(
             "interrupts",
             "runs of interrupted calls",
             suites.interrupts,
             {"change": 1, "long": 1},
             seeds=lambda _: 1,
+        ),
+        Gate("damage", "damages", damage.trial, {"change": 5000, "long": 200_000}),
+        Gate(
+            "bytes",
+            "changed bytes",
+            damage.trial_of_bytes,
+            {"change": 1000, "long": None},
+            seeds=lambda _: damage.byte_seeds(),
         ),
         Gate("readers", "seconds of reading", suites.readers, {"change": 20, "long": 3600}, jobs=1),
         Gate("forks", "runs of forks", suites.forks, {"change": 1, "long": 10}, jobs=1),

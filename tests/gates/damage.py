@@ -3,10 +3,10 @@
 A trial copies a prepared store, damages one thing (a byte, a block, a length, a whole
 file), and then asks for everything in every way: by key, by range, backwards, by count,
 after a compaction, and once more after that.  Each answer is the right one or an ``error``;
-all answers of a handle are those of one state.  Trials run in a forked child with a limit
-on memory and time, so that a crash or a hang is the failure of one seed.
+all answers of a handle are those of one state.  Trials limit the memory and the time of
+their process, so that a crash or a hang is the failure of one of them.
 
-``python tests/gates/damage.py SEED ...`` repeats trials.
+``python tests/gates/damage.py NUMBER ...`` repeats single damages.
 """
 
 from __future__ import annotations
@@ -18,224 +18,28 @@ import shutil
 import signal
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from functools import partial
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gates.prepared import LATER, MAKERS, SMALL, WRITTEN, Files, Prepared, State, prepared
 from oblivion_dbm import CorruptionError, error
 from oblivion_dbm.engine.filesystem import FileSystem
 from oblivion_dbm.engine.options import Options
-from oblivion_dbm.engine.storage_engine import StorageEngine, Writer, open_store
+from oblivion_dbm.engine.storage_engine import StorageEngine, open_store
 from oblivion_dbm.engine.verify import verify
 
-#: What a trial may take: seconds, and bytes beyond what the process has already.
+#: What a damage may take: seconds, and bytes beyond what the process has already.
 SECONDS, MEMORY = 20, 1 << 29
-#: Trials in one child of a gate: the stores are made once for all of them.
+#: Damages of a trial.
 BATCH = 50
 BLOCK = 4096
-
-State = dict[bytes, bytes]
-Files = dict[str, bytes]
-
-
-class Boot(FileSystem):
-    """The real file system, in a boot of its own."""
-
-    def __init__(self, number: int) -> None:
-        self._boot = number.to_bytes(16, "little")
-
-    def boot(self) -> bytes:
-        return self._boot
-
-
-#: The boot that wrote the stores, and the next one.
-WRITTEN, LATER = Boot(1), Boot(2)
-
-
-# The stores.
-
-
-class Life:
-    """A store that is being written, and what it held at each moment."""
-
-    def __init__(self, path: str, **options: Any) -> None:
-        self.path = path
-        self.options: dict[str, Any] = {
-            "background": False, "fan_in": 2, "space_ratio": 50.0, "table_limit": 3000,
-            "log_back_end": "pwrite", **options,
-        }  # fmt: skip
-        self.states: list[State] = [{}]
-        #: All files, and which state they held.
-        self.captures: list[tuple[Files, int]] = []
-        self.synced = 0
-        self.begin("n")
-
-    def begin(self, flag: str = "w") -> None:
-        engine = open_store(self.path, flag, Options(**self.options), 0o666, WRITTEN)
-        assert isinstance(engine, Writer)
-        self.engine = engine
-
-    @property
-    def now(self) -> State:
-        return self.states[-1]
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self.engine.put(key, value)
-        self.states.append({**self.now, key: value})
-
-    def delete(self, key: bytes) -> None:
-        self.engine.delete(key)
-        self.states.append({k: v for k, v in self.now.items() if k != key})
-
-    def write(self, changes: dict[bytes, bytes | None], cleared: bool = False) -> None:
-        self.engine.write(changes, cleared)
-        state = {} if cleared else dict(self.now)
-        state.update({key: value for key, value in changes.items() if value is not None})
-        self.states.append({k: v for k, v in state.items() if changes.get(k, b"") is not None})
-
-    def rotate(self) -> None:
-        """Go on in another segment, without a table of the first."""
-        self.engine._path.maintenance.rotate()
-        self.engine._path.appender.limit = 1 << 15
-        self.capture()
-
-    def flush(self) -> None:
-        self.engine.flush()
-        self.capture()
-
-    def sync(self) -> None:
-        self.engine.sync()
-        self.synced = len(self.states) - 1
-
-    def capture(self) -> Files:
-        files = {path.name: path.read_bytes() for path in Path(self.path).iterdir()}
-        self.captures.append((files, len(self.states) - 1))
-        return files
-
-    def end(self) -> Files:
-        self.engine.close()
-        if self.options.get("sync") != "off":
-            self.synced = len(self.states) - 1
-        return self.capture()
-
-
-class Prepared:
-    """A store to be damaged: its files, and what it may be found to hold."""
-
-    def __init__(self, name: str, life: Life, files: Files) -> None:
-        self.name = name
-        self.files = files
-        self.states = life.states
-        self.synced = life.synced
-        self.captures = life.captures
-        self.keys = sorted({key for state in life.states for key in state})
-        live = life.engine._path.log.live
-        assert live is not None
-        self.live_log = Path(live.path).name
-        #: The files that hold records which were never synced.
-        self.unsynced = self.synced < len(self.states) - 1
-
-
-def key(number: int) -> bytes:
-    return b"key-%03d" % number
-
-
-def make_levels(path: str) -> Prepared:
-    """Make a store of three levels, sealed and live logs, a prelude; all kinds of records."""
-    life = Life(path)
-    dice = random.Random(5)
-    for number in range(700):
-        life.put(key(number), b"first %d" % number)
-    for flush in range(10):
-        life.flush()
-        for number in dice.sample(range(700), 25):
-            life.put(key(number), b"%d of flush %d" % (number, flush) + b"." * (number % 50))
-        for number in dice.sample(range(700), 6):
-            life.delete(key(number))
-    life.put(b"long" * 40, b"0123456789" * 1000)
-    life.flush()
-    life.put(b"left in the log", b"when the first process ended")
-    life.delete(key(1))
-    life.end()
-    life.begin()
-    life.put(b"", b"of the empty key")
-    life.write({key(2): None, key(0): b"of a batch", b"never there": None, b"new": b"too"})
-    life.rotate()
-    life.put(b"empty value", b"")
-    life.delete(key(4))
-    return Prepared("levels", life, life.end())
-
-
-def make_aligned(path: str, sync: str) -> Prepared:
-    """Make a store whose records fill blocks exactly: blocks may change places unseen."""
-    life = Life(path, sync=sync, log_back_end="auto")
-    for number in range(1200):
-        life.put(number.to_bytes(2, "big"), b"%d" % (number % 10))
-    life.flush()
-    for turn in range(4):
-        for number in range(64):
-            life.put(b"aligned key %04d" % number, b"turn %d of " % turn + b"%024d" % number)
-    return Prepared(f"aligned, {sync}", life, life.end())
-
-
-def make_logs(path: str) -> Prepared:
-    """Make a store without tables: sealed, live and waiting segments, clears among the records."""
-    life = Life(path, log_back_end="auto")
-    for number in range(20):
-        life.put(key(number), b"gone with the first clear")
-    life.write({}, cleared=True)
-    for number in range(20):
-        life.put(key(number), b"value %d" % number)
-    life.capture()
-    life.rotate()
-    life.write({b"colour": b"blue", b"size": b"12"}, cleared=True)
-    life.put(b"size", b"13")
-    life.sync()
-    life.capture()
-    life.rotate()
-    for number in range(5):
-        life.put(key(number), b"last %d" % number)
-    life.engine._path.maintenance._prepare()
-    life.engine._path.appender.limit = 1 << 15
-    life.put(b"shape", b"round")
-    return Prepared("logs", life, life.end())
-
-
-def make_killed(path: str) -> Prepared:
-    """Make a store whose writer was killed; the end of its log was never synced."""
-    life = Life(path)
-    for number in range(60):
-        life.put(key(number), b"first %d" % number)
-    life.flush()
-    for number in range(0, 60, 3):
-        life.delete(key(number))
-    life.sync()
-    for number in range(0, 60, 2):
-        life.put(key(number), b"second %d" % number)
-    killed = Prepared("killed", life, life.capture())
-    life.engine.close()
-    return killed
-
-
-MAKERS: list[Callable[[str], Prepared]] = [
-    make_levels,
-    lambda path: make_aligned(path, "normal"),
-    lambda path: make_aligned(path, "full"),
-    lambda path: make_aligned(path, "off"),
-    make_logs,
-    make_killed,
-]
-
-
-@cache
-def prepared(number: int) -> Prepared:
-    """Return one of the stores, made once in a process."""
-    with tempfile.TemporaryDirectory() as folder:
-        return MAKERS[number](folder + "/store")
-
 
 # The damage.
 
@@ -383,18 +187,29 @@ class Oracle:
         self, engine: StorageEngine, start: bytes | None, stop: bytes | None, reverse: bool
     ) -> None:
         def right(state: State) -> list[tuple[bytes, bytes]]:
-            pairs = sorted(state.items(), reverse=reverse)
-            return [
-                (key, value)
-                for key, value in pairs
-                if (start is None or start <= key) and (stop is None or key < stop)
-            ]
+            keys = in_order(state)
+            low = 0 if start is None else bisect_left(keys, start)
+            high = len(keys) if stop is None else bisect_left(keys, stop)
+            part = keys[low:high]
+            return [(key, state[key]) for key in (reversed(part) if reverse else part)]
 
         self.ask(
             f"scan from {start!r:.60} to {stop!r:.60}",
             lambda: list(engine.scan("pairs", start, stop, reverse)),
             right,
         )
+
+
+def in_order(state: State) -> list[bytes]:
+    """Return the keys of a state, sorted once only."""
+    kept, keys = _sorted.get(id(state), (None, []))
+    if kept is not state:
+        keys = sorted(state)
+        _sorted[id(state)] = state, keys
+    return keys
+
+
+_sorted: dict[int, tuple[State, list[bytes]]] = {}
 
 
 def absent(keys: list[bytes]) -> list[bytes]:
@@ -419,6 +234,8 @@ def read_all(engine: StorageEngine, oracle: Oracle, keys: list[bytes], dice: ran
     for start, stop in ((None, None), bounds, (bounds[0], None), (None, bounds[1])):
         ways += [partial(oracle.ask_for_range, engine, start, stop, way) for way in (False, True)]
     dice.shuffle(ways)
+    if len(oracle.states) > 2:  # one answer tells most of them from the right one
+        oracle.ask_for_range(engine, None, None, False)
     for way in ways:
         way()
 
@@ -482,21 +299,82 @@ def describe(damaged: Damaged) -> str:
     return f"{damaged.store.name}, opened in {boot}; {damaged.what}"
 
 
-def trial(seed: int, folder: str) -> int:
-    """Damage a store in ``folder`` and read it in every way; return 1, the number of damages.
+def check(seed: int, folder: str) -> None:
+    """Damage a store in ``folder`` and read it in every way.
 
     Raises whatever an engine must not raise, and AssertionError for a wrong answer.
     """
     damaged, dice = damage(seed), random.Random(~seed)
     try:
-        for check in (check_reading, check_writing):
-            path = f"{folder}/{seed}-{check.__name__}"
+        for number, look in enumerate((check_reading, check_writing)):
+            path = f"{folder}/{seed}-{number}"
             write_files(path, damaged.files)
-            check(path, damaged, dice)
+            look(path, damaged, dice)
             shutil.rmtree(path)
     except BaseException as problem:
-        raise AssertionError(f"{describe(damaged)}: {problem!r}") from problem
-    return 1
+        raise AssertionError(f"damage {seed}: {describe(damaged)}: {problem!r}") from problem
+
+
+def trial(seed: int, folder: str, size: str) -> int:
+    """Make some damages, each of a number of its own; return how many.
+
+    Memory and time of this process are limited, so a hang or a crash is its end.
+    """
+    for number in range(len(MAKERS)):
+        prepared(number)
+    limit_memory()
+    for number in range(BATCH * seed, BATCH * (seed + 1)):
+        print("damage", number, flush=True)
+        signal.alarm(SECONDS)
+        check(number, folder)
+    signal.alarm(0)
+    return BATCH
+
+
+def trial_of_bytes(seed: int, folder: str, size: str) -> int:
+    """Change some of the bytes of a store of three levels three ways each, and read all of it.
+
+    Each seed has its share of all bytes, one here and one there; returns how many changes.
+    """
+    store = prepared(SMALL)
+    places = [(name, at) for name in sorted(store.files) for at in range(len(store.files[name]))]
+    limit_memory()
+    changes = 0
+    for name, at in places[seed :: byte_seeds()]:
+        for new in changed(store.files[name], at):
+            data = store.files[name]
+            damaged = Damaged(store, (WRITTEN, LATER)[at % 2])
+            damaged.replace(name, data[:at] + bytes([new]) + data[at + 1 :], f"byte {at}: {new}")
+            signal.alarm(SECONDS)
+            try:
+                check_byte(f"{folder}/{changes}", damaged, name)
+            except BaseException as problem:
+                raise AssertionError(f"{describe(damaged)}: {problem!r}") from problem
+            changes += 1
+    signal.alarm(0)
+    return changes
+
+
+def byte_seeds() -> int:
+    """Return how many trials change all bytes, some 30 each."""
+    return sum(map(len, prepared(SMALL).files.values())) // 30
+
+
+def changed(data: bytes, at: int) -> list[int]:
+    """Return what a byte is changed to."""
+    return sorted({data[at] ^ 1 << at % 8, 0, at * 0x9D & 0xFF} - {data[at]})
+
+
+def check_byte(path: str, damaged: Damaged, name: str) -> None:
+    """Check that verify finds a changed byte, and that every answer is right or an error."""
+    write_files(path, damaged.files)
+    if name != "LOCK":  # which nothing depends on
+        findings = verify(path, damaged.system)
+        assert any(finding.file == f"{path}/{name}" for finding in findings), "verify misses it"
+    dice = random.Random(path)
+    check_reading(path, damaged, dice)
+    check_writing(path, damaged, dice)
+    shutil.rmtree(path)
 
 
 def synced_files(store: Prepared, system: FileSystem) -> list[str]:
@@ -515,15 +393,15 @@ def missed_bytes(
     missed = []
     file = f"{path}/{name}"
     for at in places:
-        for new in sorted({whole[at] ^ 1 << at % 8, 0, at * 0x9D & 0xFF} - {whole[at]}):
-            with open(file, "r+b") as changed:
-                changed.seek(at)
-                changed.write(bytes([new]))
+        for new in changed(whole, at):
+            with open(file, "r+b") as damaged:
+                damaged.seek(at)
+                damaged.write(bytes([new]))
             if not any(finding.file == file for finding in verify(path, system)):
                 missed.append(f"{name}: byte {at}, {whole[at]} changed to {new}")
-        with open(file, "r+b") as changed:
-            changed.seek(at)
-            changed.write(whole[at : at + 1])
+        with open(file, "r+b") as damaged:
+            damaged.seek(at)
+            damaged.write(whole[at : at + 1])
     return missed
 
 
@@ -544,63 +422,12 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
 
 
-def child(seeds: list[int], folder: str, pipe: int) -> None:
-    """Run trials one after the other; say after each that it is done, or what went wrong."""
-    limit_memory()
-    for seed in seeds:
-        signal.alarm(SECONDS)
-        text = ""
-        try:
-            trial(seed, folder)
-        except BaseException:  # noqa: BLE001 - that is what is being looked for
-            text = traceback.format_exc()[-3000:]
-        os.write(pipe, f"{seed}\0{text}\0".encode())
-
-
-def run(seeds: Iterable[int], folder: str) -> Iterator[tuple[int, str]]:
-    """Run the trials of ``seeds``; yield (seed, what went wrong) of those that fail."""
-    left = list(seeds)
-    for number in range(len(MAKERS)):
-        prepared(number)
-    while left:
-        reading, writing = os.pipe()
-        process = os.fork()
-        if process == 0:
-            os.close(reading)
-            try:
-                child(left, folder, writing)
-            finally:
-                os._exit(0)
-        os.close(writing)
-        with open(reading, "rb") as pipe:
-            words = pipe.read().decode().split("\0")[:-1]
-        status = os.waitpid(process, 0)[1]
-        for seed, text in zip(words[::2], words[1::2]):
-            if text:
-                yield int(seed), text
-        left = left[len(words) // 2 :]
-        if left:
-            yield left.pop(0), f"the process ended with status {status}: a crash, or a hang"
-
-
-def batch(number: int, folder: str, _: str) -> int:
-    """Run a batch of trials in this process, which is a child; return how many there were."""
-    limit_memory()
-    for seed in range(number * BATCH, (number + 1) * BATCH):
-        signal.alarm(SECONDS)
-        try:
-            trial(seed, folder)
-        except BaseException as problem:
-            raise AssertionError(f"python tests/gates/damage.py {seed}") from problem
-    return BATCH
-
-
 def main(seeds: Iterable[str]) -> None:
-    """Repeat trials in this process, and say what each of them does."""
+    """Repeat damages in this process, and say what each of them is."""
     for seed in map(int, seeds):
         print(seed, describe(damage(seed)))
         with tempfile.TemporaryDirectory() as folder:
-            trial(seed, folder)
+            check(seed, folder)
 
 
 if __name__ == "__main__":
