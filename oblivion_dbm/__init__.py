@@ -14,7 +14,7 @@ first touched.
 
 from __future__ import annotations
 
-from oblivion_dbm.database import Database, open, remove
+from oblivion_dbm.database import Database, backup, open, remove, restore
 from oblivion_dbm.errors import ConflictError, CorruptionError, error
 
 __version__ = "0.1.0"
@@ -24,12 +24,14 @@ __all__ = [
     "CorruptionError",
     "Database",
     "aio",
+    "backup",
     "dbm",
     "error",
     "import_wal",
     "install",
     "open",
     "remove",
+    "restore",
     "shelve",
     "uninstall",
     "whichdb",

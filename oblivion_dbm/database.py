@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oblivion_dbm.bytes_like import Bytes
+    from oblivion_dbm.engine.backup import Report
     from oblivion_dbm.mapping import Pair
     from oblivion_dbm.transaction import Transaction
 
@@ -75,7 +76,8 @@ class Database(StoredMapping):
     parts                   ``prefixed``
     as a dbm                ``firstkey``  ``nextkey``  ``reorganize``  ``sync``
     the store               ``flush``  ``compact``  ``verify``  ``stats``
-                            ``close``  ``path``  ``readonly``  ``closed``
+                            ``backup``  ``close``  ``path``  ``readonly``
+                            ``closed``
     ======================  ==================================================
 
     Keys and values are str (stored as UTF-8), bytes, bytearray or memoryview;
@@ -313,6 +315,17 @@ class Database(StoredMapping):
         self._engine.refresh()
         return verify(self._path)
 
+    def backup(
+        self,
+        destination: Path,
+        *,
+        copy: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Report:
+        """Make ``destination`` a backup of this store, while others write; see ``backup``."""
+        self._engine.refresh()
+        return backup(self._path, destination, copy=copy, progress=progress)
+
     def stats(self) -> dict[str, Any]:
         """Return figures: kernel, runs, MemTable, log, look-ups.  For people; keys may be added."""
         return self._engine.stats()
@@ -370,3 +383,50 @@ def remove(path: Path) -> None:
     its directory holds other files, and where somebody is writing to it.
     """
     remove_store(_absolute(path))
+
+
+def backup(
+    path: Path,
+    destination: Path,
+    *,
+    copy: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> Report:
+    """Make ``destination`` a backup of the store at ``path``, or bring an earlier one up to date.
+
+    Others may write meanwhile: it is the store as it was when this was called, all
+    that had returned included (in mode "full": all that was synced).  Opened with
+    flag "r" it is a store like any other.  Where both are on one file system its
+    tables are hard links, which share the disk, and what befalls it; with ``copy``
+    they are copies.  Only what is new is linked or copied into an earlier backup.
+    ``progress(done, total)`` is told of bytes.
+
+    Returns a report.  Raises ``error``, before anything has changed, where there is no
+    store, with EEXIST or ESTALE where the destination is something else than
+    nothing, an empty directory or an earlier backup of this store, with EAGAIN where
+    another backup is being made there; CorruptionError where the store is damaged.
+    """
+    from oblivion_dbm.engine.backup import backup
+
+    return backup(_absolute(path), _absolute(destination), copy=copy, progress=progress)
+
+
+def restore(
+    backup: Path,
+    path: Path,
+    *,
+    link: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+) -> Report:
+    """Make a store at ``path``, where there is nothing or an empty directory, out of a backup.
+
+    The backup is verified before, and the store after it was copied; until then it
+    is not at ``path``.  With ``link`` tables are hard links where that is possible.
+    The store goes its own way from then on, so it needs a backup of its own.
+
+    Returns a report.  Raises CorruptionError, before anything has changed, where the
+    backup is damaged, and ``error`` with EEXIST where something is in the way.
+    """
+    from oblivion_dbm.engine.backup import restore
+
+    return restore(_absolute(backup), _absolute(path), link=link, progress=progress)

@@ -20,7 +20,7 @@ import oblivion_dbm
 from oblivion_dbm import Database
 from oblivion_dbm.cli import main
 
-COMMANDS = ["tour", "run", "import-wal", "verify", "stats"]
+COMMANDS = ["tour", "run", "import-wal", "verify", "backup", "restore", "stats"]
 
 PROGRAM = [sys.executable, "-m", "oblivion_dbm"]
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from oblivion_dbm.bytes_like import Bytes
     from oblivion_dbm.database import Path
+    from oblivion_dbm.engine.backup import Report
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -320,6 +321,17 @@ class Database(Reads):
     async def verify(self) -> list[Any]:
         """Check every byte and every invariant; return the findings, none being good."""
         return await self._settled(self._mapping().verify)
+
+    async def backup(
+        self,
+        destination: Path,
+        *,
+        copy: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Report:
+        """Make a backup, in a thread, as ``Database.backup`` does; ``progress`` is called there."""
+        call = partial(self._mapping().backup, destination, copy=copy, progress=progress)
+        return await self._settled(call)
 
     async def stats(self) -> dict[str, Any]:
         """Return figures: see ``Database.stats``."""

@@ -8,6 +8,8 @@
     000012.wal      a log segment
     000009.sst      a table
     000012.lost     what recovery dropped from the end of that log segment
+    000009.sst.new  a copy that is being made, as 000012.wal.new
+    UNFINISHED      says that a first backup, or a restore, was not done here yet
 
 Numbers only grow and are never reused.
 
@@ -20,6 +22,9 @@ from __future__ import annotations
 MANIFEST = "MANIFEST"
 MANIFEST_NEW = "MANIFEST.new"
 LOCK = "LOCK"
+UNFINISHED = "UNFINISHED"
+
+_NEW = ".new"
 
 LOG_KIND = "wal"
 TABLE_KIND = "sst"
@@ -51,6 +56,22 @@ def parse(name: str) -> tuple[str, int] | None:
     return kind, int(digits)
 
 
+def fresh(name: str) -> str:
+    """Return the name that a file has until it may have the name ``name``."""
+    return name + _NEW
+
+
+def is_fresh(name: str) -> bool:
+    """Tell whether ``fresh`` made this name for a numbered file."""
+    return name.endswith(_NEW) and parse(name[: -len(_NEW)]) is not None
+
+
+def restoring(path: str) -> str:
+    """Return the directory in which the store at ``path`` is restored."""
+    return path + ".restoring"
+
+
 def is_ours(name: str) -> bool:
     """Tell whether a store's directory may hold a file of this name."""
-    return name in (MANIFEST, MANIFEST_NEW, LOCK) or parse(name) is not None
+    fixed = (MANIFEST, MANIFEST_NEW, LOCK, UNFINISHED)
+    return name in fixed or parse(name) is not None or is_fresh(name)

@@ -87,6 +87,11 @@ class FileSystem:
         return os.fstat(file.descriptor).st_size
 
     @_translated
+    def mode(self, file: File) -> int:
+        """Return the permission bits of a file or a directory that is open."""
+        return os.fstat(file.descriptor).st_mode & 0o777
+
+    @_translated
     def read(self, file: File, offset: int, length: int) -> bytes:
         """Return up to ``length`` bytes; fewer only at the end of the file."""
         parts = []
@@ -156,6 +161,11 @@ class FileSystem:
     def rename(self, source: str, destination: str) -> None:
         """Give ``source`` the name ``destination``, replacing what had it."""
         os.replace(source, destination)
+
+    @_translated
+    def link(self, source: str, destination: str) -> None:
+        """Give the file ``source`` a second name, which must be free, on the same file system."""
+        os.link(os.path.realpath(source), destination)
 
     @_translated
     def remove(self, path: str) -> None:

@@ -77,7 +77,8 @@ class Follower:
         generation = self._word.words[0]
         loaded, self._loaded = self._loaded, -1  # if this is left half done
         if generation != loaded:
-            self._reload(() if loaded == -1 else [log for log in self._logs if log.begun])
+            known = () if loaded == -1 else self._logs
+            self._reload([log for log in known if log.begun and log.segment.is_current()])
         self._advance()
         self._loaded = self._generation = generation
 
@@ -85,8 +86,8 @@ class Follower:
         """Read the MANIFEST and open all it names before using any of it.
 
         A log that is ``known`` is kept with all that was applied, as no other
-        ever has its number: a flush that drops older logs, or a merge, costs
-        the tables it made and no replay.
+        ever has its number, but for longer copies of it in a backup: a flush that
+        drops older logs, or a merge, costs the tables it made and no replay.
         """
         while True:
             version = load(self._filesystem, self._directory)

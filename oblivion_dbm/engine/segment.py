@@ -26,6 +26,7 @@ from oblivion_dbm.engine.header_page import (
     NUMBER,
     SEQUENCE_AT,
     SLOTS_AT,
+    pack_slot,
     read_slot,
     unsealed,
 )
@@ -219,6 +220,19 @@ class Segment:
         for at in range(DATA_AT, position, _STRIDE):
             running = crc32c(bytes(self.buffer[at : min(position, at + _STRIDE)]), running)
         return running
+
+    def page_at(self, end: int) -> bytes:
+        """Return the header page of a copy that ends at ``end`` and is synced up to there."""
+        page = bytearray(self.buffer[:DATA_AT])
+        APPENDED.pack_into(page, APPENDED_AT, end)
+        slot = pack_slot(end, self.running_crc(end), self.total(end))
+        for at in SLOTS_AT:
+            page[at : at + len(slot)] = slot
+        return bytes(page)
+
+    def is_current(self) -> bool:
+        """Tell whether the file still has its name: a backup's logs are replaced by longer ones."""
+        return self.filesystem.is_at(self._file, self.path)
 
     def explain(self, offset: int) -> CorruptionError:
         """Return the error that says what is wrong at ``offset``."""

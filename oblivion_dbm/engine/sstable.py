@@ -106,14 +106,15 @@ class SSTable:
     does not check, and ``error`` for a table of a newer format.
     """
 
-    #: What looks up in tables of this kind.
+    #: What looks up in tables of this kind, and what their files are called, by number.
     lookup = Lookup
+    file_name = staticmethod(table_name)
 
     def __init__(
         self, filesystem: FileSystem, directory: str, info: TableInfo, store_id: bytes
     ) -> None:
         self.info = info
-        self.path = filesystem.join(directory, table_name(info.number))
+        self.path = filesystem.join(directory, self.file_name(info.number))
         file = filesystem.open(self.path)
         try:
             size = filesystem.size(file)

@@ -529,6 +529,8 @@ def _current_version(
     filesystem: FileSystem, path: str, flag: str, lock: WriterLock, mode: int
 ) -> Version:
     """Return the Version to start from, a new one where there is none or flag is "n"."""
+    from oblivion_dbm.engine.lineage import begin, own
+
     old = None
     if filesystem.kind(filesystem.join(path, filenames.MANIFEST)) != "missing":
         try:
@@ -537,7 +539,7 @@ def _current_version(
             if flag != "n":
                 raise
         if old is not None and flag != "n":
-            return old
+            return own(old, filesystem)
     numbers = [parsed[1] for parsed in map(filenames.parse, filesystem.list(path)) if parsed]
     version = Version(
         filesystem.random(16).hex(),
@@ -545,7 +547,7 @@ def _current_version(
         next_file=max([old.next_file if old else 1, *(number + 1 for number in numbers)]),
     )
     manifest = Manifest(filesystem, path, version, mode)
-    manifest.install(version, lock.bump)
+    manifest.install(begin(version, filesystem), lock.bump)
     filesystem.sync_directory(filesystem.parent(path))
     return manifest.version
 
