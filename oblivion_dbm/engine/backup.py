@@ -325,7 +325,8 @@ def _check_bytes(filesystem: FileSystem, directory: str) -> None:
 def _check_apart(filesystem: FileSystem, source: str, destination: str) -> None:
     """Raise unless ``destination`` is, or would be, outside of ``source``, whatever the links."""
     inode = filesystem.inode(source)
-    place = destination if filesystem.exists(destination) else filesystem.parent(destination)
+    there = filesystem.kind(destination) == "directory"
+    place = destination if there else filesystem.parent(destination)
     here = filesystem.inode(place)
     while here != inode:
         place, below = filesystem.join(place, ".."), here
