@@ -34,6 +34,8 @@ SYSTEM = FileSystem()
 FORMATS = Path(__file__).resolve().parent / "formats"
 SMALL: dict[str, Any] = {"memtable_limit": 20_000, "table_limit": 8_000, "fan_in": 3}
 
+NO_MERGES: dict[str, Any] = {"fan_in": 1000, "space_ratio": 1e9}
+
 Contents = dict[bytes, bytes]
 
 
@@ -355,7 +357,7 @@ def test_a_backup_of_a_backup_is_one_of_the_store(store: Path, tmp_path: Path) -
     expected = contents(store)
     oblivion_dbm.backup(tmp_path / "first", tmp_path / "second")
     check(tmp_path / "second", expected)
-    with Database(store, "w") as db:
+    with Database(store, "w", **NO_MERGES) as db:
         expected = fill(db, 5000)
         assert db.backup(tmp_path / "second").kept > 0
     check(tmp_path / "second", expected)
@@ -485,7 +487,7 @@ def test_a_backup_on_another_file_system_is_copied(store: Path, mount: Callable[
     report = oblivion_dbm.backup(store, place)
     assert (report.linked, report.copied) == (0, len(inodes(store, ".sst")))
     check(place, expected)
-    with Database(store, "w") as db:
+    with Database(store, "w", **NO_MERGES) as db:
         expected = fill(db, 5000, 100)
         db.flush()
         report = db.backup(place)
@@ -750,7 +752,7 @@ def test_a_backup_of_another_lineage_is_refused(store: Path, place: Path, tmp_pa
     refused(tmp_path / "restored", place, errno.ESTALE, *lineages)
     oblivion_dbm.backup(tmp_path / "restored", tmp_path / "its own")
     refused(store, tmp_path / "its own", errno.ESTALE, *lineages)
-    with Database(tmp_path / "restored", "w") as db:
+    with Database(tmp_path / "restored", "w", **NO_MERGES) as db:
         expected = fill(db, 4000)
         assert db.backup(tmp_path / "its own").kept > 0
     check(tmp_path / "its own", expected)
