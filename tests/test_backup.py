@@ -609,6 +609,32 @@ def test_what_cannot_be_linked_is_copied(
     check(place, contents(store))
 
 
+def test_a_store_that_takes_the_place_of_the_source_does_not_get_in(
+    store: Path, place: Path
+) -> None:
+    expected = contents(store)
+
+    class Replaced(FileSystem):
+        """Lets the source be removed, and another store be made there, before the first link."""
+
+        done = False
+
+        def link(self, source: str, destination: str) -> None:
+            if not self.done:
+                self.done = True
+                names = inodes(store, ".sst")
+                oblivion_dbm.remove(store)
+                store.mkdir()
+                for name in names:
+                    (store / name).write_text("something else")
+            super().link(source, destination)
+
+    from oblivion_dbm.engine.backup import backup
+
+    assert backup(str(store), str(place), filesystem=Replaced()).linked == 0
+    check(place, expected)
+
+
 def test_a_failing_disk_is_no_reason_to_copy(store: Path, place: Path) -> None:
     from oblivion_dbm.engine.backup import backup
 
@@ -838,19 +864,17 @@ def test_a_backup_of_what_the_store_has_lost_is_refused_also_once_the_store_is_l
     refused(store, place, errno.ESTALE, "the store has lost what this backup holds")
 
 
-@pytest.mark.parametrize("kind", ["table", "log"])
-def test_a_number_of_a_table_in_one_and_of_a_log_in_the_other_is_refused(
-    store: Path, place: Path, kind: str
-) -> None:
+@pytest.mark.parametrize("kind", ["log here, table there", "table here, log there", "two tables"])
+def test_one_number_for_two_files_is_refused(store: Path, place: Path, kind: str) -> None:
     oblivion_dbm.backup(store, place)
     version = load(SYSTEM, str(place))
-    run, log = version.runs[0], version.logs[-1]
-    if kind == "log":
-        other = version.replace(runs=version.runs[1:], logs=(run.tables[0].number, log))
+    log, info = version.logs[-1], version.runs[0].tables[0]
+    if kind.startswith("table"):
+        other = version.replace(runs=version.runs[1:], logs=(info.number, log))
     else:
-        info = run.tables[0]
-        moved = TableInfo(log, info.size, info.footer_crc, info.puts, info.tombstones)
-        other = version.replace(runs=(Run(0, (moved,)), *version.runs[1:]), logs=())
+        number, logs = (log, ()) if kind.startswith("log") else (info.number, version.logs)
+        another = TableInfo(number, info.size, info.footer_crc ^ 1, info.puts, info.tombstones)
+        other = version.replace(runs=(Run(0, (another,)), *version.runs[1:]), logs=logs)
     manifest = Manifest(SYSTEM, str(place), version)
     manifest.install(as_backup(other, 1), lambda: None)
     refused(store, place, errno.ESTALE, "the store has lost what this backup holds")
