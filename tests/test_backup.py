@@ -25,6 +25,7 @@ from oblivion_dbm.engine.lineage import as_backup, backup_sequence, lineage
 from oblivion_dbm.engine.lock import WriterLock
 from oblivion_dbm.engine.manifest import Manifest, load
 from oblivion_dbm.engine.options import Options
+from oblivion_dbm.engine.record import SEAL
 from oblivion_dbm.engine.storage_engine import Writer, open_store
 from oblivion_dbm.engine.transfer import tables_of
 from oblivion_dbm.engine.version import Run, TableInfo
@@ -228,6 +229,33 @@ def test_a_log_in_several_segments_stays_a_chain(
     with Database(place, "w") as copy:
         copy["and"] = "on"
         assert dict(copy) == expected | {b"more": b"of the last", b"and": b"on"}
+
+
+@pytest.mark.parametrize("sync", ["full", "normal"])
+def test_a_log_that_is_sealed_and_not_yet_gone_on_from_ends_before_its_seal(
+    tmp_path: Path, place: Path, sync: str
+) -> None:
+    engine, expected = several_logs(tmp_path / "store", sync=sync)
+    path = engine._path
+    path.maintenance._prepare()
+    before = oblivion_dbm.backup(engine.directory, place)
+    assert path.log.live is not None
+    path.log.live.seal(path.appender.position)
+    last = load(SYSTEM, str(place)).logs[-1]
+    for folder in (place, tmp_path / "another"):
+        report = oblivion_dbm.backup(engine.directory, folder)
+        assert report.sequence == before.sequence
+        check(folder, expected)
+        data = (folder / f"{last:06d}.wal").read_bytes()
+        assert data[-13] != SEAL
+    path.maintenance.rotate()
+    with engine.lock:
+        engine.put(b"more", b"in the next one")
+    engine.commit()
+    oblivion_dbm.backup(engine.directory, place)
+    assert load(SYSTEM, str(place)).logs[-2] == last
+    check(place, expected | {b"more": b"in the next one"})
+    engine.close()
 
 
 def test_a_backup_has_the_permissions_of_the_store(tmp_path: Path, place: Path) -> None:

@@ -2,10 +2,13 @@
 
 A backup is a store that is opened for reading like any other.  Tables never
 change, so they are hard links where that is possible; logs are copied up to
-the moment, never linked.  Until its MANIFEST is installed the destination is
-what it was before: nothing, or the earlier backup.  (Of that the last log may
-have been replaced by then, by a longer copy of the same log: it ends with more
-of what was written, in order, but not with all that the new backup has.)
+the moment, never linked.
+
+A first backup, and a restored store, is nothing until its MANIFEST is installed.
+An earlier backup becomes the new one in steps, each of which leaves a sound
+store, and none an older one: tables and copies of the logs are made; the
+MANIFEST that names them is installed, with new logs still empty; then the copies
+take the place of the logs, the oldest first.  That is how a writer goes on, too.
 
 What one that was cut short leaves, the next one uses or removes.
 """
@@ -17,19 +20,20 @@ from errno import EAGAIN, EEXIST, EINVAL, ESTALE
 
 from oblivion_dbm.engine import filenames
 from oblivion_dbm.engine.filesystem import FileSystem
+from oblivion_dbm.engine.header_page import DATA_AT
 from oblivion_dbm.engine.lineage import as_backup, backup_sequence, begin, is_as_backed_up, lineage
 from oblivion_dbm.engine.lock import WriterLock
 from oblivion_dbm.engine.manifest import Manifest, begins_as_one, load
+from oblivion_dbm.engine.segment import Segment
 from oblivion_dbm.engine.sstable import SSTable
 from oblivion_dbm.engine.transfer import STRIDE, Transfer, hold, tables_of
 from oblivion_dbm.engine.verify import verify
-from oblivion_dbm.engine.segment import Segment
 from oblivion_dbm.errors import CorruptionError, error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oblivion_dbm.engine.filesystem import File
-    from oblivion_dbm.engine.transfer import Held, Progress
+    from oblivion_dbm.engine.transfer import Held, HeldLog, Progress
     from oblivion_dbm.engine.version import TableInfo, Version
 
 _UNFINISHED_TEXT = b"A backup or a restore was not finished here; the next one begins again.\n"
@@ -53,7 +57,7 @@ class Report:
         self.copied = transfer.copied
         self.kept = len(tables) - self.linked - self.copied
         self.bytes = sum(info.size for info in tables)
-        self.log_bytes = sum(end for _, end in held.logs)
+        self.log_bytes = sum(log.end for log in held.logs)
         self.bytes_copied = transfer.bytes_copied
         self.sequence = held.sequence
 
@@ -96,8 +100,8 @@ def backup(
                 filesystem, held, destination,
                 link=not copy, kept_logs=kept_logs, progress=progress,
             )  # fmt: skip
-            transfer.run()
-            place.install(held, lock)
+            transfer.bring_tables()
+            place.switch(held, transfer, lock)
             return Report(held, transfer)
         finally:
             lock.release()
@@ -173,9 +177,9 @@ class _Destination:
             )
         self._check_numbers(earlier, version)
         return {
-            segment.number
-            for segment, end in held.logs
-            if segment.number in earlier.logs and self._has_log(segment, end, held.store_id)
+            log.number
+            for log in held.logs
+            if log.number in earlier.logs and self._has_log(log, held.store_id)
         }
 
     def _check_numbers(self, earlier: Version, version: Version) -> None:
@@ -196,23 +200,23 @@ class _Destination:
             f"an older state of {name}", "another one: the store has lost what this backup holds"
         )
 
-    def _has_log(self, segment: Segment, end: int, store_id: bytes) -> bool:
+    def _has_log(self, log: HeldLog, store_id: bytes) -> bool:
         """Tell whether the copy of a log is as long already; raise if it is of another log."""
+        segment = log.segment
         try:
-            copy = Segment(self._filesystem, self._path, segment.number, store_id)
+            copy = Segment(self._filesystem, self._path, log.number, store_id)
         except error:  # damaged: it is replaced
             return False
         try:
-            copied, running = copy.synced()
-            if copy.running_crc(copied) != running:
-                return False
-            same = copied <= end and copy.seed == segment.seed
+            copy.check_synced()
+            copied, _ = copy.synced()
+            same = copied <= log.end and copy.seed == segment.seed
             for at in range(DATA_AT, copied, STRIDE):
                 stop = min(copied, at + STRIDE)
                 same = same and copy.buffer[at:stop] == segment.buffer[at:stop]
             if not same:
-                raise self._another(filenames.log(segment.number))
-            return copied == end and copy.buffer[:DATA_AT] == segment.page_at(end)
+                raise self._another(filenames.log(log.number))
+            return copied == log.end and copy.buffer[:DATA_AT] == log.page()
         except CorruptionError:
             return False
         finally:
@@ -239,10 +243,18 @@ class _Destination:
             if filenames.is_fresh(name) or (kind != filenames.LOST_KIND and number not in keep):
                 self._filesystem.remove(self._filesystem.join(self._path, name))
 
-    def install(self, held: Held, lock: WriterLock) -> None:
-        """Let the MANIFEST name what there is now."""
-        version = as_backup(held.version, held.sequence)
+    def switch(self, held: Held, transfer: Transfer, lock: WriterLock) -> None:
+        """Bring the logs, and let the MANIFEST name what there is then."""
+        earlier, version = self.earlier, as_backup(held.version, held.sequence)
+        if earlier is not None:
+            transfer.begin_logs(set(version.logs).difference(earlier.logs))
+        transfer.copy_logs()
+        if earlier is None:
+            transfer.place_logs(one_by_one=False)
         Manifest(self._filesystem, self._path, version, held.mode).install(version, lock.bump)
+        if earlier is not None:
+            transfer.place_logs(one_by_one=True)
+            lock.bump()
         _unmark(self._filesystem, self._path)
 
 
@@ -281,7 +293,9 @@ def restore(
         lock = _begin_restoring(filesystem, making, held)
         try:
             transfer = Transfer(filesystem, held, making, link=link, progress=progress)
-            transfer.run()
+            transfer.bring_tables()
+            transfer.copy_logs()
+            transfer.place_logs(one_by_one=False)
             version = begin(held.version, filesystem)
             Manifest(filesystem, making, version, held.mode).install(version, lock.bump)
             _check_bytes(filesystem, making)
@@ -315,7 +329,8 @@ def _begin_restoring(filesystem: FileSystem, making: str, held: Held) -> WriterL
 
 def _check_bytes(filesystem: FileSystem, directory: str) -> None:
     """Raise CorruptionError for the first finding in a store."""
-    findings = verify(directory, filesystem)
+    # What an unfinished backup has left in the earlier one is not brought along.
+    findings = [found for found in verify(directory, filesystem) if not found.leftover]
     if findings:
         first, count = findings[0], len(findings)
         more = "" if count == 1 else f" (the first of {count} findings)"

@@ -111,6 +111,11 @@ def pack_header(
     )
 
 
+def pack_number(number: int) -> bytes:
+    """Return a field that holds one number and its crc."""
+    return sealed(NUMBER, number)
+
+
 def pack_slot(position: int, running: int, total: int) -> bytes:
     """Return a slot of synced-up-to: a position, the running crc and the sum up to there."""
     mark = int.from_bytes(sealed(_MARK, position, running)[-4:], "little")

@@ -26,6 +26,7 @@ from oblivion_dbm.engine.header_page import (
     NUMBER,
     SEQUENCE_AT,
     SLOTS_AT,
+    pack_number,
     pack_slot,
     read_slot,
     unsealed,
@@ -221,13 +222,21 @@ class Segment:
             running = crc32c(bytes(self.buffer[at : min(position, at + _STRIDE)]), running)
         return running
 
-    def page_at(self, end: int) -> bytes:
-        """Return the header page of a copy that ends at ``end`` and is synced up to there."""
+    def page_at(self, end: int, *, sealed: bool = False, begun: bool = True) -> bytes:
+        """Return the header page of a copy that ends at ``end`` and is synced up to there.
+
+        ``sealed`` tells that SEAL is what it ends with; unless it is ``begun`` it
+        says nothing of the segment before.
+        """
         page = bytearray(self.buffer[:DATA_AT])
-        APPENDED.pack_into(page, APPENDED_AT, end)
-        slot = pack_slot(end, self.running_crc(end), self.total(end))
-        for at in SLOTS_AT:
-            page[at : at + len(slot)] = slot
+        fields = {at: pack_slot(end, self.running_crc(end), self.total(end)) for at in SLOTS_AT}
+        fields[APPENDED_AT] = APPENDED.pack(end)
+        fields[ENDED_AT] = bytes(NUMBER.size) if sealed else pack_number(end)
+        if not begun:
+            fields[CHAIN_AT] = bytes(CHAIN.size)
+            fields[SEQUENCE_AT] = fields[CHAIN_SUM_AT] = bytes(NUMBER.size)
+        for at, field in fields.items():
+            page[at : at + len(field)] = field
         return bytes(page)
 
     def is_current(self) -> bool:

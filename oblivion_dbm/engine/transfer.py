@@ -7,7 +7,9 @@
 
 A file that is held may lose its name meanwhile, to a flush or a merge: it can
 still be copied.  Each file gets its name only once it is whole, checked and
-synced.  To name them all in a MANIFEST is left to who asked for it.
+synced.  To name them all in a MANIFEST is left to who asked for it, and to say
+when: where a store is already, its log goes on as under a writer's hands, which
+means that a segment is empty until the MANIFEST names it.
 """
 
 from __future__ import annotations
@@ -18,20 +20,21 @@ from errno import EACCES, EAGAIN, EMLINK, ENOENT, ENOSYS, ENOTSUP, EOPNOTSUPP, E
 from oblivion_dbm.engine.filenames import MANIFEST, fresh
 from oblivion_dbm.engine.filenames import log as log_name
 from oblivion_dbm.engine.filenames import table as table_name
+from oblivion_dbm.engine.header_page import DATA_AT
 from oblivion_dbm.engine.manifest import load, missing_is_damage
 from oblivion_dbm.engine.memtable import MemTable
+from oblivion_dbm.engine.record import OVERHEAD
 from oblivion_dbm.engine.recovery import Recovery
 from oblivion_dbm.engine.sstable import GROUP, RECORDS_AT, SSTable
-from oblivion_dbm.engine.header_page import DATA_AT
 from oblivion_dbm.errors import CorruptionError, error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from oblivion_dbm.engine.filesystem import File, FileSystem
+    from oblivion_dbm.engine.recovery import ReplayedLog
     from oblivion_dbm.engine.version import TableInfo, Version
-    from oblivion_dbm.engine.segment import Segment
 
     #: Tells whether a table of a store (its id), open as a file, need not be transferred.
     Has = Callable[[bytes, TableInfo, File], bool]
@@ -49,13 +52,32 @@ _NO_LINKS = {EXDEV, EPERM, EACCES, ENOTSUP, EOPNOTSUPP, ENOSYS}
 _ONE_COPY = {EMLINK, ENOENT}
 
 
+class HeldLog:
+    """A segment of the log, and where it ends: with a SEAL if it is ``sealed``."""
+
+    def __init__(self, log: ReplayedLog) -> None:
+        self.segment = log.segment
+        self.number = log.segment.number
+        self.end = log.end
+        self.sealed = log.sealed
+
+    def page(self) -> bytes:
+        """Return the header page of a copy."""
+        return self.segment.page_at(self.end, sealed=self.sealed)
+
+    def unwritten_page(self, first: bool) -> bytes:
+        """Return that of a copy before its first new record; ``first``: no segment precedes it."""
+        return self.segment.page_at(self.segment.prelude_end, begun=first)
+
+
 class Held:
     """The state of a store at one moment, and a hold on its files; ends with ``close``.
 
     ``version`` names what belongs to it: of the logs those that have begun,
-    which ``logs`` has as (segment, where it ends).  ``files`` are the tables,
-    by number, that ``has`` has not said to be there already.  ``sequence`` is
-    the sequence number of the end, ``mode`` the permissions of its files.
+    which are ``logs``; the last of them is not sealed.
+    ``files`` are the tables, by number, that ``has`` has not said to be there
+    already.  ``sequence`` is the sequence number of the end, ``mode`` the
+    permissions of its files.
     """
 
     def __init__(self, filesystem: FileSystem, directory: str, version: Version, has: Has) -> None:
@@ -63,6 +85,7 @@ class Held:
         self.directory = directory
         self.store_id = bytes.fromhex(version.store_id)
         self.files: dict[int, File] = {}
+        self._flushed_up_to = 0
         self._recovery: Recovery | None = None
         try:
             self.mode = self._mode_of(filesystem.join(directory, MANIFEST)) | 0o200
@@ -74,11 +97,17 @@ class Held:
             self.close()
             raise
         self._recovery = recovery
-        self.sequence = recovery.sequence
-        self.logs = [(log.segment, log.end) for log in recovery.logs if log.begun]
+        sequence = recovery.sequence
+        self.logs = [HeldLog(log) for log in recovery.logs if log.begun]
+        if self.logs and self.logs[-1].sealed:
+            # What follows the SEAL is not of this moment, so that goes too.
+            self.logs[-1].sealed = False
+            self.logs[-1].end -= OVERHEAD
+            sequence -= OVERHEAD
         for log in recovery.logs:
             log.memtable = MemTable()  # the records were to be checked, not to be kept
-        self.version = version.replace(logs=tuple(segment.number for segment, _ in self.logs))
+        self.sequence = max(sequence, self._flushed_up_to)
+        self.version = version.replace(logs=tuple(log.number for log in self.logs))
 
     def _mode_of(self, path: str) -> int:
         file = self._filesystem.open(path)
@@ -91,7 +120,9 @@ class Held:
         """Open a table and look at its footer; keep it open if it is to be transferred."""
         file = self._filesystem.open(self.path(info))
         self.files[info.number] = file
-        SSTable(self._filesystem, self.directory, info, self.store_id).close()
+        table = SSTable(self._filesystem, self.directory, info, self.store_id)
+        table.close()
+        self._flushed_up_to = max(self._flushed_up_to, table.last_sequence)
         if has(self.store_id, info, file):
             del self.files[info.number]
             self._filesystem.close(file)
@@ -158,22 +189,45 @@ class Transfer:
         self._directory = directory
         self._links = link
         self._tables = [info for info in tables_of(held.version) if info.number in held.files]
-        self._logs = [log for log in held.logs if log[0].number not in kept_logs]
+        self._logs = [log for log in held.logs if log.number not in kept_logs]
         self._progress = progress
         self._done = 0
-        self._total = sum(info.size for info in self._tables) + sum(end for _, end in self._logs)
+        self._total = sum(info.size for info in self._tables) + sum(log.end for log in self._logs)
         #: How many tables were linked and copied, and how many bytes were written.
         self.linked = 0
         self.copied = 0
         self.bytes_copied = 0
 
-    def run(self) -> None:
-        """Bring all files; a log, of which an earlier backup may have the beginning, comes last."""
+    def bring_tables(self) -> None:
+        """Link or copy all tables."""
         self._advance(0)
         for info in self._tables:
             self._bring_table(info)
-        for segment, end in self._logs:
-            self._copy_log(segment, end)
+
+    def begin_logs(self, numbers: Collection[int]) -> None:
+        """Make the logs of these numbers as they were before their first new record."""
+        for log in self._logs:
+            if log.number in numbers:
+                first = log is self._held.logs[0]
+                self._write_log(log, log.segment.prelude_end, log.unwritten_page(first))
+                self._place(log_name(log.number))
+
+    def copy_logs(self) -> None:
+        """Copy all logs; they get their names from ``place_logs``."""
+        for log in self._logs:
+            self._write_log(log, log.end, log.page(), self._advance)
+            self.bytes_copied += log.end
+
+    def place_logs(self, one_by_one: bool) -> None:
+        """Let the copies take the place of what was there, the oldest first.
+
+        ``one_by_one``: the disk has each of them before the next one, as between
+        them there may be no hole at any time.
+        """
+        for log in self._logs:
+            self._place(log_name(log.number))
+            if one_by_one:
+                self._filesystem.sync_directory(self._directory)
 
     def _advance(self, length: int) -> None:
         self._done += length
@@ -224,7 +278,10 @@ class Transfer:
             except CorruptionError as found:
                 raise self._culprit(info, found) from found
 
-        self._copy(name, info.size, filesystem.mode(file) | 0o200, piece, check)
+        pieces = _pieces(info.size, piece)
+        self._write(name, filesystem.mode(file) | 0o200, pieces, check, self._advance)
+        self.bytes_copied += info.size
+        self._place(name)
 
     def _culprit(self, info: TableInfo, found: CorruptionError) -> CorruptionError:
         """Return the damage of a copy as that of the source, where it is the source's."""
@@ -238,12 +295,17 @@ class Transfer:
 
     # Logs.
 
-    def _copy_log(self, segment: Segment, end: int) -> None:
-        """Copy a log up to ``end``, as a whole one that is synced up to there."""
-        page = segment.page_at(end)
+    def _write_log(
+        self,
+        log: HeldLog,
+        end: int,
+        page: bytes,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Write a log up to ``end``, as a whole one that is synced up to there."""
 
         def piece(at: int, stop: int) -> bytes:
-            records = segment.buffer[max(at, DATA_AT) : max(stop, DATA_AT)]
+            records = log.segment.buffer[max(at, DATA_AT) : max(stop, DATA_AT)]
             return page[at:stop] + bytes(records)
 
         def check(file: File) -> None:
@@ -253,29 +315,30 @@ class Transfer:
                     meaning = "what was written here reads back otherwise"
                     raise CorruptionError(file.path, at, meaning)
 
-        self._copy(log_name(segment.number), end, self._held.mode, piece, check)
+        name = log_name(log.number)
+        self._write(name, self._held.mode, _pieces(end, piece), check, advance)
 
     # Files.
 
-    def _copy(
+    def _write(
         self,
         name: str,
-        length: int,
         mode: int,
-        piece: Callable[[int, int], bytes],
+        pieces: Iterator[bytes],
         check: Callable[[File], None],
+        advance: Callable[[int], None],
     ) -> None:
-        """Make the file ``name`` of its pieces; it is synced and checked before it is there."""
+        """Make a file of its pieces, synced and checked; ``_place`` will give it its name."""
         filesystem = self._filesystem
         new = filesystem.join(self._directory, fresh(name))
         file = filesystem.create(new, mode)
         try:
             try:
-                for at in range(0, length, STRIDE):
-                    data = piece(at, min(length, at + STRIDE))
+                at = 0
+                for data in pieces:
                     filesystem.write(file, at, data)
-                    self.bytes_copied += len(data)
-                    self._advance(len(data))
+                    at += len(data)
+                    advance(len(data))
                 filesystem.sync(file)
                 check(file)
             finally:
@@ -284,12 +347,17 @@ class Transfer:
             with suppress(error):
                 filesystem.remove(new)
             raise
-        self._place(name)
 
     def _place(self, name: str) -> None:
         """Give a whole file its name."""
         join, directory = self._filesystem.join, self._directory
         self._filesystem.rename(join(directory, fresh(name)), join(directory, name))
+
+
+def _pieces(length: int, piece: Callable[[int, int], bytes]) -> Iterator[bytes]:
+    """Yield what ``piece`` gives for each stride of ``length`` bytes."""
+    for at in range(0, length, STRIDE):
+        yield piece(at, min(length, at + STRIDE))
 
 
 class _Copy(SSTable):
