@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -1093,6 +1094,17 @@ def test_a_backup_can_be_removed_finished_or_not(store: Path, place: Path) -> No
     (place / "UNFINISHED").touch()
     oblivion_dbm.remove(place)
     assert not place.exists()
+
+
+def test_the_example_in_the_document_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (FORMATS.parent.parent / "docs" / "backup.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "backup.md", "exec"), {})
+    expected = re.findall(r"^ *print\(.*\) +# (.*)$", block, re.MULTILINE)
+    assert expected == capsys.readouterr().out.splitlines() != []
 
 
 # Against a model.

@@ -93,6 +93,9 @@ def test_the_help_of_every_command_shows_an_example(
         ["run"],
         ["run", "--bogus"],
         ["import-wal", "only-one"],
+        ["backup", "only-one"],
+        ["restore", "only-one"],
+        ["restore", "a", "b", "--copy"],
         ["stats", "a", "b"],
         ["tour", "--records", "1"],
         ["tour", "--records", "many"],
@@ -132,6 +135,40 @@ def test_verify_of_a_damaged_store_fails_and_says_where(store: Path) -> None:
     assert done.returncode == 1
     assert table.name in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_backup_and_restore_say_what_they_have_done(store: Path, tmp_path: Path) -> None:
+    copy, again = tmp_path / "copy", tmp_path / "again"
+    done = oblivion("backup", store, copy)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{copy}: 1 table of 0.0 MB (1 linked, 0 copied, 0 kept), " in done.stdout
+    assert "(0 linked, 0 copied, 1 kept)" in oblivion("backup", store, copy).stdout
+    assert "(0 linked, 1 copied, 0 kept)" in oblivion("backup", store, copy, "--copy").stdout
+    done = oblivion("restore", copy, again, "--link")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{again}: 1 table of 0.0 MB (1 linked, 0 copied, 0 kept), " in done.stdout
+    assert "sequence number " in done.stdout
+    assert "nothing wrong" in done.stdout
+    with Database(again, "r") as database:
+        assert len(database) == 100
+
+
+def test_what_backup_and_restore_refuse_is_one_line(store: Path, tmp_path: Path) -> None:
+    copy, again = tmp_path / "copy", tmp_path / "again"
+    oblivion("backup", store, copy, "--copy")
+    done = oblivion("backup", store, store)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert_one_line(done.stderr, store, "expected a place outside")
+    (table,) = copy.glob("*.sst")
+    content = bytearray(table.read_bytes())
+    content[content.index(b"value")] ^= 1
+    table.write_bytes(content)
+    done = oblivion("restore", copy, again)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert_one_line(done.stderr, table, "damaged at byte")
+    assert not again.exists()
+    done = oblivion("backup", tmp_path / "missing", tmp_path / "new")
+    assert_one_line(done.stderr, tmp_path / "missing")
 
 
 def test_stats_are_rows_or_json(store: Path) -> None:

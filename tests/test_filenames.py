@@ -41,5 +41,16 @@ def test_other_names_are_left_alone(name: str) -> None:
 
 def test_only_names_of_a_store_are_ours() -> None:
     ours = ["MANIFEST", "MANIFEST.new", "LOCK", "000001.wal", "000002.sst", "1000000.lost"]
+    ours += ["UNFINISHED", "000001.wal.new", "000002.sst.new"]
     assert all(filenames.is_ours(name) for name in ours)
-    assert not any(map(filenames.is_ours, ["manifest", "MANIFEST.old", "lock", "1.sst", "notes"]))
+    others = ["manifest", "MANIFEST.old", "lock", "1.sst", "notes", "1.sst.new", ".new", "a.new"]
+    assert not any(map(filenames.is_ours, others))
+
+
+def test_a_file_that_is_being_made_has_a_name_of_its_own() -> None:
+    for name in (filenames.table(9), filenames.log(12)):
+        assert filenames.is_fresh(filenames.fresh(name))
+        assert not filenames.is_fresh(name)
+        assert filenames.parse(filenames.fresh(name)) is None
+    assert filenames.fresh(filenames.MANIFEST) == filenames.MANIFEST_NEW
+    assert not filenames.is_fresh(filenames.MANIFEST_NEW)

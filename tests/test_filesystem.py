@@ -55,6 +55,28 @@ def test_maps_of_one_file_see_each_other_and_what_is_written(file: File) -> None
         readable[0:1] = b"x"
 
 
+def test_a_link_is_the_same_file_and_takes_the_place_of_nothing(tmp_path: Path, file: File) -> None:
+    link, symbolic = str(tmp_path / "link"), tmp_path / "symbolic"
+    symbolic.symlink_to("file")
+    SYSTEM.link(file.path, link)
+    assert SYSTEM.is_at(file, link)
+    with pytest.raises(error) as caught:
+        SYSTEM.link(file.path, link)
+    assert caught.value.errno == errno.EEXIST
+    SYSTEM.link(str(symbolic), link + "2")
+    assert SYSTEM.inode(link + "2") == SYSTEM.inode(file.path)
+    assert not os.path.islink(link + "2")
+
+
+def test_the_mode_is_that_of_the_open_file(tmp_path: Path, file: File) -> None:
+    os.chmod(file.path, 0o640)
+    assert SYSTEM.mode(file) == 0o640
+    os.chmod(tmp_path, 0o710)
+    folder = SYSTEM.open(str(tmp_path))
+    assert SYSTEM.mode(folder) == 0o710
+    SYSTEM.close(folder)
+
+
 def test_a_map_outlives_the_descriptor_and_the_name(file: File) -> None:
     SYSTEM.write(file, 0, b"still here")
     mapped = SYSTEM.map(file, 10)
@@ -108,6 +130,7 @@ def test_allocating_promises_room_and_keeps_what_is_there(file: File) -> None:
         SYSTEM.list,
         SYSTEM.sync_directory,
         lambda path: SYSTEM.rename(path, path + "2"),
+        lambda path: SYSTEM.link(path, path + "2"),
         SYSTEM.remove_directory,
         lambda path: SYSTEM.make_directory(path + "/deeper", 0o777),
         lambda path: SYSTEM.create(path + "/deeper"),

@@ -25,7 +25,6 @@ False
 from __future__ import annotations
 
 from oblivion_dbm.engine.manifest import render
-from oblivion_dbm.engine.record import crc32c
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def own(version: Version, filesystem: FileSystem) -> Version:
 
 def as_backup(version: Version, sequence: int) -> Version:
     """Return it marked as a backup that holds everything up to ``sequence``."""
-    mark = f"{_BACKUP}{sequence} {_crc(version):08x}"
+    mark = f"{_BACKUP}{sequence} {_crc(version)}"
     return version.replace(extra=(*_others(version, _BACKUP), mark))
 
 
@@ -67,12 +66,12 @@ def backup_sequence(version: Version) -> int | None:
 
 def is_as_backed_up(version: Version) -> bool:
     """Tell whether a backup's MANIFEST still names what the backup has put there."""
-    return _value(version, _BACKUP).partition(" ")[2] == f"{_crc(version):08x}"
+    return _value(version, _BACKUP).partition(" ")[2] == _crc(version)
 
 
-def _crc(version: Version) -> int:
-    """Return the crc of all that makes up the store's contents."""
-    return crc32c(render(version.replace(next_file=0, extra=())))
+def _crc(version: Version) -> str:
+    """Return the crc, in hex, of all lines that say what the store's contents are."""
+    return render(version.replace(next_file=0, extra=()))[-9:-1].decode("ascii")
 
 
 def _value(version: Version, name: str) -> str:

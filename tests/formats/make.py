@@ -21,6 +21,7 @@ a store is recovered by what it had synced.
 ``ahead/``    no table; three segments: one sealed, one live, one made ahead
 ``closed/``   no table; a log that tells its sums and where the writer ended,
               as it does since these were added
+``backup/``   a backup of a store with a table and a log
 ============  =================================================================
 
 Beside each store stands ``<store>.json``: its keys and values in hex, in key order.
@@ -32,7 +33,9 @@ import json
 import sys
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from oblivion_dbm.engine.backup import backup
 from oblivion_dbm.engine.filesystem import FileSystem
 from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.storage_engine import Writer, open_store
@@ -181,7 +184,21 @@ def make_closed(folder: Path) -> Expected:
     return expected
 
 
+def make_backup(folder: Path) -> Expected:
+    """Make a backup of a store that is open."""
+    expected: Expected = {}
+    with TemporaryDirectory() as elsewhere:
+        engine = open_writer(Path(elsewhere, folder.name), "n")
+        put(engine, expected, b"colour", b"blue")
+        engine.flush()
+        put(engine, expected, b"shape", b"round")
+        backup(engine.directory, str(folder), copy=True, filesystem=Fixed(folder.name))
+        engine.close()
+    return expected
+
+
 STORES = {"tables": make_tables, "log": make_log, "ahead": make_ahead, "closed": make_closed}
+STORES["backup"] = make_backup
 
 
 def main(folder: Path) -> None:
