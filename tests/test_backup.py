@@ -22,16 +22,17 @@ from hypothesis import strategies as st
 import oblivion_dbm
 from oblivion_dbm import CorruptionError, Database, aio, error
 from oblivion_dbm.engine.filesystem import File, FileSystem
+from oblivion_dbm.engine.header_page import DATA_AT
 from oblivion_dbm.engine.lineage import as_backup, backup_sequence, lineage
 from oblivion_dbm.engine.lock import WriterLock
 from oblivion_dbm.engine.manifest import Manifest, load
 from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.record import SEAL
+from oblivion_dbm.engine.segment import Segment
 from oblivion_dbm.engine.sstable import SSTable
 from oblivion_dbm.engine.storage_engine import Writer, open_store
 from oblivion_dbm.engine.transfer import tables_of
 from oblivion_dbm.engine.version import Run, TableInfo
-from oblivion_dbm.engine.wal import DATA_AT, Segment
 
 SYSTEM = FileSystem()
 FORMATS = Path(__file__).resolve().parent / "formats"
@@ -783,7 +784,7 @@ def parts_of(store: Path, number: int) -> list[range]:
     version = load(SYSTEM, str(store))
     (info,) = [info for info in tables_of(version) if info.number == number]
     table = SSTable(SYSTEM, str(store), info, bytes.fromhex(version.store_id))
-    parts = [range(begin, begin + size) for begin, size in zip(table._begins, table._sizes)]
+    parts = [range(begin, begin + size) for begin, size in zip(table._begins, table.sizes)]
     parts += [range(table.records_end), range(table._crcs_at, info.size)]
     table.close()
     return parts
@@ -952,7 +953,7 @@ def test_one_number_for_two_files_is_refused(store: Path, place: Path, kind: str
     version = load(SYSTEM, str(place))
     log, info = version.logs[-1], version.runs[0].tables[0]
     if kind.startswith("table"):
-        other = version.replace(runs=version.runs[1:], logs=(info.number, log))
+        other = version.replace(runs=version.runs[1:], logs=(info.number,))
     else:
         number, logs = (log, ()) if kind.startswith("log") else (info.number, version.logs)
         another = TableInfo(number, info.size, info.footer_crc ^ 1, info.puts, info.tombstones)

@@ -30,7 +30,7 @@ from oblivion_dbm.engine.transfer import tables_of
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
 #: Of all tests together.
-SECONDS = float(os.environ.get("OBLIVION_DBM_BACKUP_SECONDS", "16"))
+SECONDS = float(os.environ.get("OBLIVION_DBM_BACKUP_SECONDS", "10"))
 MODES: list[dict[str, Any]] = [
     {"sync": "normal"},
     {"sync": "full"},

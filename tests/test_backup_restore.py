@@ -68,7 +68,8 @@ def test_a_restored_store_is_what_was_backed_up_and_goes_on(
     assert contents(place) == expected
     assert files(made) == before
     tables = list(place.glob("*.sst"))
-    assert {table.stat().st_nlink for table in tables} == ({3} if link else {1})
+    shared = [table.stat().st_ino == (made / table.name).stat().st_ino for table in tables]
+    assert set(shared) == {link}
     assert (report.linked, report.copied) == ((len(tables), 0) if link else (0, len(tables)))
     assert report.kept == 0
     with Database(place, "w", **SMALL) as db:
@@ -152,7 +153,7 @@ def test_a_damaged_backup_is_refused_whatever_is_damaged(made: Path, place: Path
         path.write_bytes(whole)
     assert tried > 15
     assert sorted(os.listdir(place.parent)) == ["backup", "store"]
-    (made / "LOCK").write_bytes(b"nothing")
+    (made / "LOCK").write_bytes(bytes(15) + b"x")
     oblivion_dbm.restore(made, place)
 
 
