@@ -7,11 +7,22 @@ tried, and repeats one by its number.  ``python tests/long/gates.py damage bytes
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from gates import GATES, damage
 from gates.gate import at_once
 from gates.prepared import MAKERS, SMALL, prepared
+from oblivion_dbm.engine import recovery
+from oblivion_dbm.engine import verify as verify_module
+from oblivion_dbm.engine.kernel import pure
 from oblivion_dbm.engine.manifest import parse
+from oblivion_dbm.engine.record import RESIDUE
+from oblivion_dbm.engine.segment import Segment
+from oblivion_dbm.engine.sstable import SSTable
 
 TRIALS = int(os.environ.get("OBLIVION_DBM_MUTATIONS", "300"))
 
@@ -46,3 +57,56 @@ def test_the_small_store_has_three_levels_and_a_log_of_two_segments() -> None:
 def test_a_damage_is_the_same_each_time_it_is_made() -> None:
     for number in range(40):
         assert damage.damage(number).files == damage.damage(number).files
+
+
+# The gate can fail: each of these bugs is planted, and found.
+
+
+def is_found(folder: Path, where: str, most: int = 4000) -> bool:
+    """Tell whether one of the damages whose description has ``where`` in it finds something."""
+    for number in range(most):
+        if where in damage.describe(damage.damage(number)):
+            try:
+                damage.check(number, str(folder))
+            except AssertionError:
+                return True
+    return False
+
+
+def yes(*_: object) -> bool:
+    return True
+
+
+def nothing(*_: object) -> None:
+    """Check nothing."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "instead", "where"),
+    [
+        (pure, "crc32c", lambda *_: RESIDUE, ".sst: byte"),
+        (pure, "crc32c", lambda *_: RESIDUE, ".wal: byte"),
+        (recovery, "check_newest", nothing, "MANIFEST: as it was"),
+        (Segment, "matches", yes, "swapped"),
+        (Segment, "check_synced", nothing, "swapped"),
+        (
+            SSTable,
+            "check_block",
+            lambda s, section, b: s.checked[section].__setitem__(b, 1),
+            ".sst",
+        ),
+        (verify_module, "verify", lambda *_: [], ".sst: byte"),
+    ],
+)
+def test_a_check_that_is_left_out_is_found(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    instead: Callable[..., Any],
+    where: str,
+) -> None:
+    monkeypatch.setattr(owner, name, instead)
+    if owner is verify_module:
+        monkeypatch.setattr(damage, name, instead)
+    assert is_found(tmp_path, where)

@@ -94,7 +94,11 @@ def change_block(damaged: Damaged, dice: random.Random) -> None:
     names = [name for name, data in damaged.files.items() if len(data) > BLOCK]
     name = dice.choice(sorted(names))
     data = bytearray(damaged.files[name])
-    one, other = (at * BLOCK for at in dice.sample(range(-(-len(data) // BLOCK)), 2))
+    blocks = range(-(-len(data) // BLOCK))
+    used = [at for at in blocks if any(data[at * BLOCK : (at + 1) * BLOCK])]
+    if dice.random() < 0.7 and len(used) > 1:  # and not among the zeros behind a log
+        blocks = blocks[: used[-1] + 2]
+    one, other = (at * BLOCK for at in dice.sample(blocks, 2))
     first, second = bytes(data[one : one + BLOCK]), bytes(data[other : other + BLOCK])
     how = dice.choice(["zeroed", "swapped", "doubled"])
     if how == "zeroed":

@@ -67,6 +67,7 @@ class Life:
         engine = open_store(self.path, flag, Options(**self.options), 0o666, WRITTEN)
         assert isinstance(engine, Writer)
         self.engine = engine
+        self.capture()
 
     @property
     def now(self) -> State:
@@ -167,7 +168,7 @@ def make_aligned(path: str, sync: str) -> Prepared:
     life.flush()
     for turn in range(4):
         for number in range(64):
-            life.put(b"aligned key %04d" % number, b"turn %d of " % turn + b"%024d" % number)
+            life.put(b"aligned key %04d" % number, b"turn %d of " % turn + b"%025d" % number)
     return Prepared(f"aligned, {sync}", life, life.end())
 
 
@@ -192,6 +193,19 @@ def make_logs(path: str) -> Prepared:
     life.engine._path.appender.limit = 1 << 15
     life.put(b"shape", b"round")
     return Prepared("logs", life, life.end())
+
+
+def make_young(path: str) -> Prepared:
+    """Make a store that still has all the logs it ever had: an older MANIFEST finds its files."""
+    life = Life(path)
+    for turn in range(3):
+        for number in range(5):
+            life.put(key(number), b"turn %d" % turn)
+        life.capture()
+        if turn < 2:
+            life.rotate()
+    life.delete(key(0))
+    return Prepared("young", life, life.end())
 
 
 def make_killed(path: str) -> Prepared:
@@ -234,6 +248,7 @@ MAKERS: list[Callable[[str], Prepared]] = [
     lambda path: make_aligned(path, "full"),
     lambda path: make_aligned(path, "off"),
     make_logs,
+    make_young,
     make_killed,
     make_small,
 ]
