@@ -88,7 +88,7 @@ def nothing(*_: object) -> None:
         (pure, "crc32c", lambda *_: RESIDUE, ".wal: byte"),
         (recovery, "check_newest", nothing, "MANIFEST: as it was"),
         (Segment, "matches", yes, "swapped"),
-        (Segment, "check_synced", nothing, "swapped"),
+        (Segment, "check_sums", nothing, "swapped"),
         (
             SSTable,
             "check_block",

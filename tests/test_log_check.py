@@ -16,6 +16,7 @@ from oblivion_dbm.engine.header_page import (
     CHAIN_SUM_AT,
     DATA_AT,
     ENDED_AT,
+    ENDED_SUM_AT,
     NUMBER,
     SEQUENCE_AT,
     pack_header,
@@ -220,6 +221,16 @@ def test_what_a_kill_leaves_of_a_close_is_no_finding(log: Log, system: FileSyste
         log.path(2).write_bytes(whole)
         log.patch(2, ENDED_AT + count, bytes(NUMBER.size - count))
         assert log.findings(system) == []
+        log.patch(2, ENDED_AT, bytes(NUMBER.size))
+        log.patch(2, ENDED_SUM_AT + count, bytes(NUMBER.size - count))
+        assert log.findings(system) == []
+    log.path(2).write_bytes(whole)
+    log.patch(2, ENDED_SUM_AT, bytes(NUMBER.size))  # as programs left it that did not know of it
+    assert log.findings(system) == []
+    for at in (ENDED_AT, ENDED_SUM_AT):
+        log.path(2).write_bytes(whole)
+        log.patch(2, at, sealed(NUMBER, 4242))
+        assert (2, at) in [(number, place) for number, place, _ in log.findings()]
 
 
 def test_a_crash_of_the_machine_may_take_what_was_not_synced(log: Log) -> None:
@@ -263,7 +274,7 @@ def test_every_changed_byte_of_a_closed_log_is_found_where_it_is(
     small(log)
     for number in (1, 2, 3):
         whole = log.path(number).read_bytes() + bytes(5)
-        places = [*range(80, 230), *range(500, 545), *range(1020, 1060), *range(4000, len(whole))]
+        places = [*range(80, 245), *range(500, 545), *range(1020, 1060), *range(4000, len(whole))]
         for offset in places:
             log.path(number).write_bytes(whole)
             log.patch(number, offset, bytes([whole[offset] ^ change]))

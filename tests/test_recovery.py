@@ -329,18 +329,21 @@ def test_records_that_a_live_writer_adds_meanwhile_are_no_damage(log: Log) -> No
 
 
 @BOOTS
-@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize("how", ["synced", "rotated", "closed"])
 def test_sound_records_that_changed_places_are_damage(
-    log: Log, system: FileSystem, rotated: bool
+    log: Log, system: FileSystem, how: str
 ) -> None:
     """Whole blocks may have, and then every crc of a record is right, and the running one."""
     log.begin()
     records = [put(b"key", b"%d" % number) for number in range(6)]
     log.append(*records)
-    if rotated:
+    if how == "rotated":
         log.rotate(sync=False)
         log.append(put(b"other"))
-    log.sync()
+    if how == "closed":
+        log.wal.note_end(log.position)
+    else:
+        log.sync()
     whole, size = log.path().read_bytes(), len(records[0])
     for one, other in ((0, 5), (2, 3)):
         data = bytearray(whole)

@@ -279,7 +279,7 @@ def test_the_running_crc_does_not_depend_on_where_syncs_and_strides_fall(tmp_pat
         segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
         crc = crc32c(data[: stop - DATA_AT], segment.seed)
         assert segment.synced() == (stop, crc) == (stop, segment.running_crc(stop))
-        segment.check_synced()
+        segment.check_sums(segment.synced()[0])
         segment.close()
     wal.close()
 
@@ -343,6 +343,7 @@ def test_a_writer_that_closes_says_where_it_ended_and_a_seal_takes_that_back(
     wal.note_end(position)
     assert ended() == position
     before = contents(tmp_path)
+    assert int.from_bytes(before[224:232], "little") == wal.cover(position)[2]
     for size in range(12):  # killed in the middle of it
         (tmp_path / "000007.wal").write_bytes(
             before[: 208 + size] + bytes(12 - size) + before[220:]
@@ -353,6 +354,7 @@ def test_a_writer_that_closes_says_where_it_ended_and_a_seal_takes_that_back(
     wal.note_end(position)
     if back_end == "pwrite":
         assert ended() is None
+        assert not any(contents(tmp_path)[208:240])
     wal.close()
 
 
@@ -366,7 +368,7 @@ def test_a_slot_without_a_sum_is_one_of_an_older_program(
     damaged(1040, bytes(12))
     segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
     assert segment.synced() == synced
-    segment.check_synced()
+    segment.check_sums(segment.synced()[0])
     segment.close()
     for offset in range(1040, 1052):  # which it is not if there is one that does not check
         damaged(offset, bytes([whole[offset] ^ 1]))

@@ -208,8 +208,8 @@ class _Destination:
         except error:  # damaged: it is replaced
             return False
         try:
-            copy.check_synced()
             copied, _ = copy.synced()
+            copy.check_sums(copied)
             same = copied <= log.end and copy.seed == segment.seed
             for at in range(DATA_AT, copied, STRIDE):
                 stop = min(copied, at + STRIDE)

@@ -12,6 +12,7 @@
     176  the sum of the segment before u64 | crc u32
     192  appended-up-to u64
     208  ended-at u64 | crc u32                  (zeros until the writer has closed)
+    224  the sum up to there u64 | crc u32
     512  synced-up-to u64 | running crc u32 | crc u32 | sum u64 | crc u32
    1024  synced-up-to, the other slot
 
@@ -56,6 +57,7 @@ NUMBER = Struct("<QI")
 SEQUENCE_AT = 160
 CHAIN_SUM_AT = 176
 ENDED_AT = 208
+ENDED_SUM_AT = 224
 _MARK = Struct("<QII")
 _SUMMED = Struct("<QIIQI")
 SLOT_SIZE = _SUMMED.size
@@ -68,6 +70,7 @@ FIELDS = (
     (CHAIN_SUM_AT, CHAIN_SUM_AT + NUMBER.size),
     (APPENDED_AT, APPENDED_AT + APPENDED.size),
     (ENDED_AT, ENDED_AT + NUMBER.size),
+    (ENDED_SUM_AT, ENDED_SUM_AT + NUMBER.size),
     *((at, at + SLOT_SIZE) for at in SLOTS_AT),
 )
 

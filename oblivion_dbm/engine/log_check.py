@@ -19,11 +19,13 @@ from oblivion_dbm.engine.header_page import (
     CHAIN_SUM_AT,
     DATA_AT,
     ENDED_AT,
+    ENDED_SUM_AT,
     FIELDS,
     NUMBER,
     SEQUENCE_AT,
     SLOT_SIZE,
     SLOTS_AT,
+    pack_number,
     read_slot,
     sealed,
     unsealed,
@@ -195,17 +197,13 @@ class SegmentCheck:
 
     def _check_end(self) -> Iterator[Finding]:
         """Check what stands behind the records, and what is said of their end."""
-        segment, mark = self.segment, self._page[ENDED_AT : ENDED_AT + NUMBER.size]
+        segment = self.segment
         if self._required > self.end:
             yield self._finding(self.end, "a SEAL, and more that was published behind it")
         if self.sealed and self._synced >= self.end != self._appended:
             yield self._finding(APPENDED_AT, f"appended-up-to is {self._appended}, not {self.end}")
-        if self.sealed and any(mark):
-            yield self._finding(ENDED_AT, "an end of the writer, and a SEAL")
-        elif (self._is_closed or self._ended is None) and not _within(
-            mark, sealed(NUMBER, self.end)
-        ):
-            yield self._finding(ENDED_AT, f"the records end at {self.end}, not where this says")
+        yield from self._check_mark(ENDED_AT, self.end)
+        yield from self._check_mark(ENDED_SUM_AT, segment.total(self.end))
         if self._is_closed or (self.sealed and (self._live or self._synced >= self.end)):
             yield from self._check_zeros()
         elif self._live and not self.sealed:
@@ -215,6 +213,23 @@ class SegmentCheck:
                 if segment.appended == self._appended:
                     meaning = f"appended-up-to is {self._appended}, and several records follow"
                     yield self._finding(APPENDED_AT, meaning)
+
+    def _check_mark(self, at: int, number: int) -> Iterator[Finding]:
+        """Check what is said of the end at ``at``, which should be ``number``, or nothing."""
+        mark, expected = self._page[at : at + NUMBER.size], pack_number(number)
+        if self.sealed:
+            expected = bytes(NUMBER.size)
+        elif self._ended is None and _within(mark, expected):
+            return  # a kill has cut it short
+        elif self._ended not in (None, self.end) and not self._is_closed:
+            return  # a crash of the machine has taken what was not synced
+        elif at == ENDED_SUM_AT and not any(mark):
+            return  # by a program that did not know of it
+        if mark != expected:
+            meaning = (
+                f"what is said of the end of the log does not fit the records up to {self.end}"
+            )
+            yield self._finding(at, meaning)
 
     def _check_zeros(self) -> Iterator[Finding]:
         buffer = self.segment.buffer
@@ -279,7 +294,7 @@ class SegmentCheck:
 
 def _is_settled(page: bytes) -> bool:
     """Tell whether each field that may be being stored is zero, or checks."""
-    fields = [(at, NUMBER) for at in (CHAIN_SUM_AT, SEQUENCE_AT, ENDED_AT)]
+    fields = [(at, NUMBER) for at in (CHAIN_SUM_AT, SEQUENCE_AT, ENDED_AT, ENDED_SUM_AT)]
     for at, values in [(CHAIN_AT, CHAIN), *fields]:
         data = page[at : at + values.size]
         if any(data) and unsealed(values, data) is None:

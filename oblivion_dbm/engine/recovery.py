@@ -294,8 +294,8 @@ class Recovery:
         log.replay(self._limit(log, required))
         if log.end < required and not log.sealed:
             raise segment.explain(log.end)
-        if start == DATA_AT and synced <= log.end:
-            segment.check_synced()
+        if start == DATA_AT:
+            segment.check_sums(log.end)
         self.unsynced = self.unsynced or log.end > synced
         if not log.live and not log.sealed:
             self._drop(log, log.end)

@@ -20,6 +20,7 @@ from oblivion_dbm.engine.header_page import (
     CRC_32C,
     DATA_AT,
     ENDED_AT,
+    ENDED_SUM_AT,
     FORMAT,
     HEADER,
     MAGIC,
@@ -172,11 +173,14 @@ class Segment:
             raise CorruptionError(self.path, SLOTS_AT[0], "no slot of synced-up-to checks")
         return max(found)
 
-    def check_synced(self) -> None:
-        """Raise unless what was synced, and lies within the file, is what it was then."""
+    def check_sums(self, end: int) -> None:
+        """Raise unless the records up to ``end`` are those that were synced, or closed behind."""
         position, running, total = self._last_slot()
-        if not self.matches(position, running, total):
-            meaning = f"the bytes from here to {position} are not those that were synced"
+        ended, whole = self.ended, self._number(ENDED_SUM_AT)
+        if ended == end >= position and whole not in (None, _DAMAGED):
+            position, total = end, int(whole or 0)
+        if position <= end and not self.matches(position, running, total):
+            meaning = f"the bytes from here to {position} are not those that were written"
             raise CorruptionError(self.path, DATA_AT, meaning)
 
     def chain(self) -> tuple[int, int, int] | None:
@@ -232,6 +236,7 @@ class Segment:
         fields = {at: pack_slot(end, self.running_crc(end), self.total(end)) for at in SLOTS_AT}
         fields[APPENDED_AT] = APPENDED.pack(end)
         fields[ENDED_AT] = bytes(NUMBER.size) if sealed else pack_number(end)
+        fields[ENDED_SUM_AT] = bytes(NUMBER.size) if sealed else pack_number(self.total(end))
         if not begun:
             fields[CHAIN_AT] = bytes(CHAIN.size)
             fields[SEQUENCE_AT] = fields[CHAIN_SUM_AT] = bytes(NUMBER.size)

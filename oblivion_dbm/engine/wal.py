@@ -33,10 +33,12 @@ from oblivion_dbm.engine.header_page import (
     CHAIN_SUM_AT,
     DATA_AT,
     ENDED_AT,
+    ENDED_SUM_AT,
     NUMBER,
     SEQUENCE_AT,
     SLOTS_AT,
     pack_header,
+    pack_number,
     pack_slot,
     sealed,
 )
@@ -210,7 +212,8 @@ class WAL:
         Returns (number, length, running crc, sum) for the next segment's header.
         """
         if not self.sealed:
-            self._store(ENDED_AT, bytes(NUMBER.size))
+            for place in (ENDED_AT, ENDED_SUM_AT):
+                self._store(place, bytes(NUMBER.size))
             end = position + len(SEAL_RECORD)
             if end > self.capacity:
                 self.grow(end)
@@ -231,7 +234,8 @@ class WAL:
     def note_end(self, position: int) -> None:
         """Write down that nothing will be stored at or behind ``position``."""
         if not self.sealed:
-            self._store(ENDED_AT, sealed(NUMBER, position))
+            self._store(ENDED_SUM_AT, pack_number(self.cover(position)[2]))
+            self._store(ENDED_AT, pack_number(position))
 
     def close(self) -> None:
         """Let go of the map and the file; what was appended stays.  Again is fine."""
