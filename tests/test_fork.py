@@ -80,6 +80,7 @@ CALLS: dict[str, Callable[[Database], object]] = {
     "__len__": len,
     "__bool__": bool,
     "__eq__": lambda db: db == {b"a": b"1"},
+    "backup": lambda db: db.backup(db.path + ".backup"),
     "batch": batch,
     "get": lambda db: db.get(b"a"),
     "get_many": lambda db: db.get_many([b"a"]),
