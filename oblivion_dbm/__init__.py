@@ -31,6 +31,7 @@ __all__ = [
     "install",
     "open",
     "remove",
+    "repair",
     "restore",
     "shelve",
     "uninstall",
@@ -40,6 +41,7 @@ __all__ = [
 _LOADED_WHEN_TOUCHED = {
     "import_wal": "convert",
     "install": "stdlib",
+    "repair": "engine.repair",
     "uninstall": "stdlib",
     "whichdb": "stdlib",
 }
@@ -48,6 +50,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oblivion_dbm import aio, dbm, shelve
     from oblivion_dbm.convert import import_wal
+    from oblivion_dbm.engine.repair import repair
     from oblivion_dbm.stdlib import install, uninstall, whichdb
 
 

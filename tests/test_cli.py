@@ -20,7 +20,7 @@ import oblivion_dbm
 from oblivion_dbm import Database
 from oblivion_dbm.cli import main
 
-COMMANDS = ["tour", "run", "import-wal", "verify", "backup", "restore", "stats"]
+COMMANDS = ["tour", "run", "import-wal", "verify", "repair", "backup", "restore", "stats"]
 
 PROGRAM = [sys.executable, "-m", "oblivion_dbm"]
 
@@ -90,6 +90,7 @@ def test_the_help_of_every_command_shows_an_example(
         [],
         ["no-such-command"],
         ["verify"],
+        ["repair"],
         ["run"],
         ["run", "--bogus"],
         ["import-wal", "only-one"],
@@ -112,7 +113,7 @@ def test_a_command_line_that_makes_no_sense_is_usage(
     assert captured.err.startswith("usage: oblivion-dbm")
 
 
-@pytest.mark.parametrize("command", ["verify", "stats"])
+@pytest.mark.parametrize("command", ["verify", "repair", "stats"])
 def test_a_store_that_is_not_there_is_one_line(command: str, tmp_path: Path) -> None:
     done = oblivion(command, tmp_path / "missing")
     assert (done.returncode, done.stdout) == (1, "")
@@ -169,6 +170,21 @@ def test_what_backup_and_restore_refuse_is_one_line(store: Path, tmp_path: Path)
     assert not again.exists()
     done = oblivion("backup", tmp_path / "missing", tmp_path / "new")
     assert_one_line(done.stderr, tmp_path / "missing")
+
+
+def test_repair_says_what_it_has_saved_and_what_was_lost(store: Path) -> None:
+    done = oblivion("repair", store)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == f"repaired store: {store}, records: 100"
+    assert done.stdout.splitlines()[-1] == "nothing was lost"
+    table = next(store.glob("*.sst"))
+    data = bytearray(table.read_bytes())
+    data[20] ^= 1
+    table.write_bytes(data)
+    done = oblivion("repair", store, "--to", store.parent / "new", "--take-doubtful")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"lost: {table}: " in done.stdout
+    assert len(Database(store.parent / "new", "r")) == 99
 
 
 def test_stats_are_rows_or_json(store: Path) -> None:

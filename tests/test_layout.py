@@ -31,13 +31,16 @@ ORDER = """
     engine.record engine.filenames engine.filesystem engine.options engine.version
     engine.kernel.tables engine.kernel.pure engine.kernel.append engine.kernel.scan engine.kernel
     engine.positioned engine.header_page engine.wal engine.segment
-    engine.merge engine.memtable engine.sstable
+    engine.ranges engine.merge engine.memtable engine.sstable
     engine.read_ahead engine.table_writer engine.policy engine.manifest engine.compactor engine.lock
     engine.lineage engine.recovery engine.snapshot engine.overlay engine.tree
     engine.follower engine.worker engine.future engine.log engine.pressure engine.maintenance
     engine.write_queue engine.write_path engine.storage_engine
     engine.finding engine.table_check engine.log_check engine.verify
     engine.transfer engine.backup
+    engine.damage engine.damaged_footer engine.damaged_table engine.damaged_run
+    engine.damaged_log engine.inventory engine.selection engine.doubt engine.hand_over
+    engine.report engine.rebuild engine.repair
     bytes_like batch mapping snapshot transaction database
     stdlib dbm shelve convert
     aio.off_loop aio.reads aio.snapshot aio.transaction aio.batch aio.database aio

@@ -13,7 +13,7 @@ import sys
 from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING
 
-from oblivion_dbm.cli import backup, import_wal, restore, run, stats, tour, verify
+from oblivion_dbm.cli import backup, import_wal, repair, restore, run, stats, tour, verify
 from oblivion_dbm.cli.command import FAILED, INTERRUPT, Command, version
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _COMMANDS: tuple[Command, ...] = (
     run.COMMAND,
     import_wal.COMMAND,
     verify.COMMAND,
+    repair.COMMAND,
     backup.COMMAND,
     restore.COMMAND,
     stats.COMMAND,

@@ -69,8 +69,8 @@ class Compactor:
         """
         chunks = self._in_order(records, tombstones)
         if tombstones and drop_tombstones:
-            return self._write(without_tombstones(chunks), 0, sequences, False)
-        return self._write(chunks, 0, sequences, tombstones)
+            return self.write(without_tombstones(chunks), 0, sequences, False)
+        return self.write(chunks, 0, sequences, tombstones)
 
     def merge(self, task: Task, table: Callable[[int], SSTable]) -> Run | None:
         """Write the merge of the task's runs; ``table(number)`` gives an open table.
@@ -85,13 +85,16 @@ class Compactor:
         chunks = merge([self._run(tables) for tables in inputs])
         tombstones = any(run.tombstones for run in task.runs)
         if tombstones and task.drop_tombstones:
-            return self._write(without_tombstones(chunks), task.level, sequences, False)
-        return self._write(chunks, task.level, sequences, tombstones)
+            return self.write(without_tombstones(chunks), task.level, sequences, False)
+        return self.write(chunks, task.level, sequences, tombstones)
 
-    def _write(
+    def write(
         self, chunks: Iterable[Chunk], level: int, sequences: tuple[int, int], tombstones: bool
     ) -> Run | None:
-        """Write ``chunks`` as a run; ``tombstones``: there may be some among them."""
+        """Write ``chunks`` as a run, None where there is no record.
+
+        ``tombstones``: there may be some among them.
+        """
         writers: list[TableWriter] = []
         try:
             for keys, records in chunks:

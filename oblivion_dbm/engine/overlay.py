@@ -12,6 +12,7 @@ from itertools import chain, islice, zip_longest
 
 from oblivion_dbm.engine.kernel import SHAPES
 from oblivion_dbm.engine.memtable import SOME, MemTable
+from oblivion_dbm.engine.ranges import joined
 from oblivion_dbm.engine.record import DELETE, PUT, encode
 from oblivion_dbm.engine.snapshot import Scan, Snapshot, live_changes, look_up_in
 from oblivion_dbm.errors import ConflictError
@@ -20,9 +21,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from oblivion_dbm.engine.ranges import Range
+
     Pair = tuple[bytes, bytes]
-    #: The first key of a range, and the first one above it; None: there is none.
-    Range = tuple[bytes, bytes | None]
 
 #: Ranges that are kept before those that touch are made one.
 MANY_RANGES = 100
@@ -131,7 +132,7 @@ class Overlay:
             if before.value(key) != after.value(key):
                 raise ConflictError(key)
         walked = [walk.range() for walk in tuple(self._walks)]
-        for start, stop in _joined([*self._ranges, *filter(None, walked)]):
+        for start, stop in joined([*self._ranges, *filter(None, walked)]):
             pairs = (each.scan("pairs", start, stop, False) for each in (self.below, now))
             for old, new in zip_longest(*pairs):
                 if old != new:
@@ -165,27 +166,10 @@ class Overlay:
         if len(self._ranges) > self._most_ranges:
             # In one step: a walk that is collected in another thread adds to them.
             count = len(self._ranges)
-            self._ranges[:count] = _joined(self._ranges[:count])
+            self._ranges[:count] = joined(self._ranges[:count])
             self._most_ranges = 2 * len(self._ranges) + MANY_RANGES
 
 
 def _value(key: bytes, record: bytes) -> bytes | None:
     """Return the value in a record of ``key``, None for a tombstone."""
     return record[9 + len(key) : -4] if record[0] == PUT else None
-
-
-def _joined(ranges: list[Range]) -> list[Range]:
-    """Return the union of ranges, in order, none touching the next.
-
-    >>> _joined([(b"c", b"d"), (b"a", b"b"), (b"a", b"c"), (b"x", None), (b"y", b"z")])
-    [(b'a', b'd'), (b'x', None)]
-    """
-    union: list[Range] = []
-    for start, stop in sorted(ranges, key=lambda each: each[0]):
-        if union and (union[-1][1] is None or start <= union[-1][1]):
-            last = union[-1][1]
-            if last is not None and (stop is None or stop > last):
-                union[-1] = union[-1][0], stop
-        else:
-            union.append((start, stop))
-    return union

@@ -98,6 +98,17 @@ class Segment:
             raise CorruptionError(self.path, len(self.buffer), meaning)
 
     def _read_header(self, store_id: bytes) -> None:
+        self._parse_header()
+        if self.owner != (store_id, self.number):
+            store, number = self.owner
+            raise CorruptionError(
+                self.path,
+                16,
+                f"expected segment {self.number} of store {store_id.hex()}, "
+                f"found segment {number} of store {store.hex()}",
+            )
+
+    def _parse_header(self) -> None:
         data = self.buffer[: HEADER.size]
         if data[:8] != MAGIC:
             raise CorruptionError(self.path, 0, f"expected the magic {MAGIC!r}, found {data[:8]!r}")
@@ -114,13 +125,8 @@ class Segment:
                 f"found {version} and {kind}: a newer oblivion_dbm wrote it"
             )
             raise error(ENOTSUP, meaning, self.path)
-        if (store, number) != (store_id, self.number):
-            raise CorruptionError(
-                self.path,
-                16,
-                f"expected segment {self.number} of store {store_id.hex()}, "
-                f"found segment {number} of store {store.hex()}",
-            )
+        #: The id of the store, and the number, that it was made for.
+        self.owner: tuple[bytes, int] = (store, number)
         self.seed = int.from_bytes(data[-4:], "little")
 
     @property

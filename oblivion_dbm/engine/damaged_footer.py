@@ -1,0 +1,97 @@
+"""What of a table that may be damaged tells about its records: the footer, and sound blocks."""
+
+from __future__ import annotations
+
+from oblivion_dbm.engine.kernel import PROBE_LIMIT, SLOTS_PER_PAIR
+from oblivion_dbm.engine.record import crc32c
+from oblivion_dbm.engine.sstable import (
+    BLOCK,
+    FOOTER,
+    GROUP,
+    LENGTHS,
+    LONGEST_TABLE,
+    RECORDS_AT,
+    WIDTHS,
+    block_seed,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from oblivion_dbm.engine.damage import Piece
+
+
+class Footer:
+    """What a table's footer says; it has checked."""
+
+    __slots__ = (
+        "begins", "count", "crc", "crcs_at", "first", "first_key", "last", "last_key", "level",
+        "number", "part", "parts", "records_end", "seed", "sizes", "slot_count", "store_id",
+        "width",
+    )  # fmt: skip
+
+    def __init__(self, data: bytes, crc: int) -> None:
+        self.crc = crc
+        keys = len(data) - FOOTER.size
+        (
+            _, self.store_id, self.number, puts, tombstones, self.first, self.last, self.level,
+            self.part, self.parts, self.width, _, self.records_end, *begins, self.crcs_at, _,
+            pairs, self.seed, _, _, first, last,
+        ) = FOOTER.unpack(data[keys:])  # fmt: skip
+        self.first_key, self.last_key = data[:first], data[first : first + last]
+        self.count: int = puts + tombstones
+        groups = -(-self.count // GROUP)
+        self.slot_count: int = SLOTS_PER_PAIR * pairs
+        slots = 8 * (self.slot_count + PROBE_LIMIT)
+        self.begins: list[int] = begins
+        self.sizes = [self.count * self.width, 8 * groups, 8 * groups, slots, 16 * pairs]
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether its fields agree with each other."""
+        ends = [begin + size for begin, size in zip(self.begins, self.sizes)]
+        return (
+            self.width in WIDTHS
+            and 0 < self.count < LONGEST_TABLE
+            and self.slot_count > 0
+            and self.part < self.parts
+            and self.first <= self.last
+            and self.first_key <= self.last_key
+            and RECORDS_AT < self.records_end <= self.begins[LENGTHS]
+            and all(end <= begin for end, begin in zip(ends, [*self.begins[1:], self.crcs_at]))
+        )
+
+
+class Sections:
+    """The sections of a table that is open; it keeps the last block of each."""
+
+    def __init__(self, footer: Footer | None, piece: Piece) -> None:
+        self._footer = footer
+        self._piece = piece
+        #: The number of a block, and its bytes if they check.
+        self._blocks: dict[int, tuple[int, bytes | None]] = {}
+
+    def items(self, section: int, start: int, stop: int, width: int) -> list[int] | None:
+        """Return items [start, stop) of a section, all in one block; None if it does not check."""
+        if self._footer is None:
+            return None
+        number = start * width // BLOCK
+        block = self._blocks.get(section)
+        if block is None or block[0] != number:
+            block = self._blocks[section] = number, self._checked(self._footer, section, number)
+        data = block[1]
+        if data is None:
+            return None
+        begin = start * width - number * BLOCK
+        items: Any = memoryview(data)[begin : begin + (stop - start) * width]
+        numbers: list[int] = items.cast(WIDTHS[width]).tolist()
+        return numbers
+
+    def _checked(self, footer: Footer, section: int, block: int) -> bytes | None:
+        sizes, at = footer.sizes, block * BLOCK
+        place = block + sum(-(-size // BLOCK) for size in sizes[:section])
+        data = self._piece(footer.begins[section] + at, min(BLOCK, sizes[section] - at))
+        seed = block_seed(footer.number, section, block)
+        crc = self._piece(footer.crcs_at + 4 * place, 4)
+        return data if crc32c(data, seed).to_bytes(4, "little") == crc else None

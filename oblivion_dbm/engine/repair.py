@@ -1,0 +1,172 @@
+"""Repair: a new store out of whatever still checks of a damaged one.
+
+The order that keeps data safe::
+
+    lock the old store; read it; nothing in it changes
+    STORE.repairing   the new one: built, synced, MANIFEST last; verified
+    STORE.found.jsonl what is handed over, synced
+    STORE             renamed to STORE.damaged; directory synced
+    STORE.repairing   renamed to STORE; directory synced
+
+A repair that was cut short before the first renaming is begun anew; one that was
+cut short between the two is brought to its end by the next.
+"""
+
+from __future__ import annotations
+
+from errno import EEXIST, EINVAL, ENOENT, ENOTDIR, ENOTEMPTY
+
+from oblivion_dbm.engine.damage import Loss, PatientFiles
+from oblivion_dbm.engine.filesystem import FileSystem
+from oblivion_dbm.engine.inventory import Inventory
+from oblivion_dbm.engine.lock import WriterLock
+from oblivion_dbm.engine.manifest import load
+from oblivion_dbm.engine.rebuild import BUILDING, DONE, Rebuild, check
+from oblivion_dbm.engine.report import Report
+from oblivion_dbm.errors import error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from oblivion_dbm.engine.filesystem import Path
+
+DAMAGED = ".damaged"
+FOUND, LINES = ".found", ".jsonl"
+
+
+def repair(
+    path: Path,
+    *,
+    destination: Path | None = None,
+    doubtful: bool = False,
+    filesystem: FileSystem | None = None,
+) -> Report:
+    """Make a new store out of what still checks of the store at ``path``.
+
+    The old directory stays as it is, but for its LOCK file, and gets the name
+    ``path.damaged``; the new one takes its place.  With ``destination``, which
+    must not exist or be an empty directory, the new one goes there and the old
+    one stays where it is.  ``doubtful`` merges records that may be old or deleted
+    too, where nothing newer is known of their keys.
+
+    Reads everything up to four times, and writes what was saved: O(store), in
+    constant memory but for the log's records.  Raises ``error``, before anything
+    has changed, where there never was a store, where it is in use (EAGAIN), or
+    where it has a newer format; in all other cases it returns a Report.
+    """
+    filesystem = filesystem or FileSystem()
+    old = filesystem.absolute(path)
+    if destination is not None:
+        new = filesystem.absolute(destination)
+        _check_destination(filesystem, old, new)
+    else:
+        new = old
+        if filesystem.kind(old) == "missing":
+            return _finish(filesystem, old)
+    _check_source(filesystem, old)
+    lock = WriterLock(filesystem, old)
+    try:
+        rebuild = Rebuild(filesystem, old, new)
+        try:
+            rebuild.run(doubtful)
+            _put_in_place(filesystem, rebuild, old, new)
+        except BaseException:
+            if (
+                filesystem.kind(old) != "missing"
+            ):  # else it is put aside, and the new one is complete
+                rebuild.abandon()
+            raise
+        finally:
+            rebuild.close()
+    finally:
+        lock.release()
+    return rebuild.report
+
+
+def _put_in_place(filesystem: FileSystem, rebuild: Rebuild, old: str, new: str) -> None:
+    """Give the new store, which is complete, its name; the old one's first, if it is that."""
+    report, parent = rebuild.report, filesystem.parent(new)
+    if len(rebuild.hand_over):
+        report.handed_over = _first_free(filesystem, new + FOUND, LINES)
+        filesystem.rename(rebuild.hand_over.path, report.handed_over)
+        filesystem.sync_directory(parent)
+    if new == old:
+        damaged = _first_free(filesystem, old + DAMAGED)
+        filesystem.rename(old, damaged)
+        filesystem.sync_directory(parent)
+        report.move(damaged)
+    filesystem.rename(rebuild.directory, new)
+    filesystem.sync_directory(parent)
+
+
+def _check_source(filesystem: FileSystem, path: str) -> None:
+    """Raise unless there was a store at ``path`` once."""
+    kind = filesystem.kind(path)
+    if kind == "missing":
+        raise error(ENOENT, "there is no store here", path)
+    if kind != "directory":
+        raise error(ENOTDIR, "expected a store, which is a directory", path)
+    inventory = Inventory(PatientFiles(filesystem), path)
+    inventory.close()
+    if not inventory.is_a_store:
+        meaning = "this never was a store: no MANIFEST, table or log of ours is in it"
+        raise error(ENOTDIR, meaning, path)
+
+
+def _check_destination(filesystem: FileSystem, old: str, new: str) -> None:
+    """Raise unless a new store can be made at ``new``, and outside of the old one."""
+    kind = filesystem.kind(new)
+    if kind == "directory" and filesystem.list(new):
+        raise error(ENOTEMPTY, "expected nothing, or an empty directory", new)
+    if kind not in ("directory", "missing"):
+        raise error(EEXIST, "expected nothing, or an empty directory", new)
+    parent = filesystem.parent(new)
+    if filesystem.kind(parent) != "directory":
+        raise error(ENOENT, "there is no such directory", parent)
+    if filesystem.kind(old) == "directory":
+        inode = filesystem.inode(old)
+        above = new if kind == "directory" else parent
+        while filesystem.inode(above) != inode:
+            if above == filesystem.parent(above):
+                return
+            above = filesystem.parent(above)
+        raise error(EINVAL, "the new store cannot lie in the old one", new)
+
+
+def _finish(filesystem: FileSystem, path: str) -> Report:
+    """Bring a repair to its end that was cut short when the old store had been put aside."""
+    building, parent = path + BUILDING, filesystem.parent(path)
+    names = filesystem.list(parent) if filesystem.kind(parent) == "directory" else []
+    beside = [filesystem.join(parent, name) for name in names]
+    old = [place for place in beside if _is_numbered(place, path + DAMAGED)]
+    if not old or filesystem.kind(building) != "directory":
+        raise error(ENOENT, "there is no store here", path)
+    lock = WriterLock(filesystem, building)
+    try:
+        version = load(filesystem, building)
+        if not any(line.startswith(f"{DONE} ") for line in version.extra):
+            raise error(ENOENT, f"there is no store here, and {building} is not complete", path)
+        check(filesystem, building)
+        filesystem.rename(building, path)
+        filesystem.sync_directory(parent)
+    finally:
+        lock.release()
+    report = Report(path, max(old, key=len))
+    report.saved = version.live or 0
+    meaning = "a repair was cut short and is complete now; what it has lost is not known any more"
+    report.losses.append(Loss(report.old, 0, 0, meaning))
+    return report
+
+
+def _first_free(filesystem: FileSystem, path: str, suffix: str = "") -> str:
+    """Return the first of ``path``, ``path-2``, ``path-3`` and so on that nothing has yet."""
+    name, number = path + suffix, 1
+    while filesystem.kind(name) != "missing":
+        number += 1
+        name = f"{path}-{number}{suffix}"
+    return name
+
+
+def _is_numbered(name: str, path: str) -> bool:
+    """Tell whether ``_first_free`` may have returned ``name`` for ``path``."""
+    rest = name[len(path) :]
+    return name.startswith(path) and (not rest or (rest[0] == "-" and rest[1:].isdigit()))

@@ -1,0 +1,203 @@
+"""Random stores, random damage, and what a repair must make of them.
+
+The new store verifies and takes writes, the old one is as it was, and whatever is there
+has the value it had last, unless the report names a loss in the log, or says that old
+values may be back.  Where it names no loss at all, everything is there.
+
+A trial is a number, which chooses store and damage.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from gates.disk import Restarted
+from gates.history import History, Model
+from oblivion_dbm.engine.damage import PatientFiles
+from oblivion_dbm.engine.filesystem import FileSystem
+from oblivion_dbm.engine.inventory import Inventory
+from oblivion_dbm.engine.options import Options
+from oblivion_dbm.engine.repair import repair
+from oblivion_dbm.engine.report import Report
+from oblivion_dbm.engine.storage_engine import open_store
+from oblivion_dbm.engine.verify import verify
+from oblivion_dbm.errors import error
+
+SYSTEM = FileSystem()
+Files = dict[str, bytes]
+
+
+def contents(directory: Path) -> Files:
+    """Return the bytes of every file but LOCK, which says who has locked it."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "LOCK"}
+
+
+def pairs(directory: Path, system: FileSystem = SYSTEM) -> Model:
+    """Return what a store holds."""
+    engine = open_store(str(directory), "r", Options(), filesystem=system)
+    found: Model = dict(engine.scan("pairs", None, None, False))
+    assert engine.count() == len(found)
+    engine.close()
+    return found
+
+
+class Ruin:
+    """A store at ``path`` that was worked on, what it must hold, and what was done to it.
+
+    ``live`` tells that its last writer was killed; ``gone`` are files that it had, as they
+    were when they were looked at last.
+    """
+
+    def __init__(self, path: Path, dice: random.Random, *, clears: bool = True) -> None:
+        self.path = path
+        self.dice = dice
+        self.gone: Files = {}
+        self.done: list[object] = []
+        self.live = False
+        self._history = History(dice, "normal")
+        for session in range(dice.randrange(1, 4)):
+            self._work(session, clears)
+        self.model = self._history.states[-1]
+        for name in contents(path):
+            self.gone.pop(name, None)
+
+    def _work(self, session: int, clears: bool) -> None:
+        history, dice = self._history, self.dice
+        options = history.options(background=False)
+        engine = open_store(str(self.path), "c", options, filesystem=SYSTEM)
+        for _ in range(dice.choice([3, 20, 60])):
+            act, model = history.next(engine)
+            if act == engine.clear and not clears:
+                continue
+            act()
+            if model is not None:
+                history.states[-1] = model
+            self.gone.update(contents(self.path))
+        self.live = dice.random() < 0.4
+        left = contents(self.path)
+        engine.close()
+        if self.live:
+            for path in self.path.iterdir():
+                path.unlink()
+            for name, data in left.items():
+                (self.path / name).write_bytes(data)
+
+    def lose_manifest(self) -> None:
+        """Remove the MANIFEST."""
+        (self.path / "MANIFEST").unlink(missing_ok=True)
+        self.done.append("no MANIFEST")
+
+    def damage(self) -> None:
+        """Do something to one file, to which nothing was done yet.
+
+        Two kinds of damage to one log could hide each other.
+        """
+        files = contents(self.path)
+        sound = [name for name in sorted(files) if name not in str(self.done)]
+        if not sound:
+            return
+        name = self.dice.choice(sound)
+        whole = bytearray(files[name])
+        end = len(whole.rstrip(b"\0")) or 1
+        at = self.dice.randrange(end)
+        kind = self.dice.choice(["flip", "flip", "flip", "burst", "zeros", "cut", "remove"])
+        if kind == "flip":
+            whole[at : at + 1] = bytes([(*whole[at : at + 1], 0)[0] ^ 1 << self.dice.randrange(8)])
+        elif kind == "burst":
+            whole[at : at + 8] = self.dice.randbytes(len(whole[at : at + 8]))
+        elif kind == "zeros":
+            at -= at % 512
+            length = self.dice.choice([512, 4096])
+            whole[at : at + length] = bytes(len(whole[at : at + length]))
+        elif kind == "cut":
+            del whole[at:]
+        (self.path / name).write_bytes(whole)
+        if kind == "remove":
+            (self.path / name).unlink()
+        self.done.append((kind, name, at))
+
+    def put_back(self, suffix: str) -> None:
+        """Put back some files that the store had once."""
+        names = sorted(name for name in self.gone if name.endswith(suffix))
+        chosen = self.dice.sample(names, min(len(names), self.dice.choice([1, 3, 1000])))
+        for name in chosen:
+            (self.path / name).write_bytes(self.gone[name])
+        self.done.append(("back", chosen))
+
+    def is_left(self) -> bool:
+        """Tell whether anything is left that a store has made."""
+        inventory = Inventory(PatientFiles(SYSTEM), str(self.path))
+        inventory.close()
+        return inventory.is_a_store
+
+    def repair(self) -> Report:
+        """Repair and check, in the boot that wrote it or after a restart."""
+        system = Restarted(7) if self.dice.random() < 0.4 else SYSTEM
+        before, opened = contents(self.path), self._opened(system)
+        report = repair(str(self.path), filesystem=system)
+        where = f"{self.done}\n{report}"
+        assert contents(Path(report.old)) == before, where
+        assert verify(str(self.path)) == [], where
+        found = pairs(self.path)
+        assert len(found) == report.saved
+        if opened is not None:
+            assert (found, report.losses) == (opened, []), where
+        elif not (self.live and system is not SYSTEM):  # else the last writes need not be there
+            if not report.losses and not report.tails:
+                assert found == self.model, where
+            if not excuses(report):
+                assert found.items() <= self.model.items(), where
+        self._write(found)
+        return report
+
+    def _opened(self, system: FileSystem) -> Model | None:
+        """Return what the store holds if nothing is wrong with it."""
+        try:
+            findings = verify(str(self.path), system)
+            return pairs(self.path, system) if all(f.leftover for f in findings) else None
+        except error:
+            return None
+
+    def _write(self, found: Model) -> None:
+        """Check that writing goes on."""
+        options = self._history.options(background=False)
+        engine = open_store(str(self.path), "w", options, filesystem=SYSTEM)
+        engine.put(b"new", b"value")
+        engine.compact()
+        engine.close()
+        assert pairs(self.path) == found | {b"new": b"value"}
+        assert verify(str(self.path)) == []
+
+
+def excuses(report: Report) -> bool:
+    """Tell whether the report names something that lets old values come back."""
+    losses = report.losses
+    in_log = any(loss.file.endswith(".wal") or "may be back" in loss.meaning for loss in losses)
+    return in_log or bool(report.tails)
+
+
+def trial(seed: int, folder: str, size: str = "change") -> int:
+    """Ruin a store and repair it; return 1."""
+    dice = random.Random(seed)
+    ruin = Ruin(Path(folder, "store"), dice)
+    if dice.random() < 0.2:
+        ruin.lose_manifest()
+    for _ in range(dice.choice([0, 1, 1, 1, 2, 3])):
+        ruin.damage()
+    if ruin.is_left():
+        ruin.repair()
+    return 1
+
+
+def leftovers(seed: int, folder: str, size: str = "change") -> int:
+    """Put files back that merges and flushes have removed, and lose the MANIFEST; return 1."""
+    dice = random.Random(seed)
+    ruin = Ruin(Path(folder, "store"), dice, clears=False)
+    ruin.put_back(".sst")
+    if dice.random() < 0.9:
+        ruin.lose_manifest()
+    if ruin.is_left():
+        report = ruin.repair()
+        assert pairs(ruin.path).items() - {(b"new", b"value")} == ruin.model.items(), report
+    return 1

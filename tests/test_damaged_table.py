@@ -1,0 +1,402 @@
+"""Of a damaged table every record that is certain is found, and no other."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oblivion_dbm import error
+from oblivion_dbm.engine.damage import Damage, PatientFiles, search
+from oblivion_dbm.engine.damaged_table import MOST_PLACES, DamagedTable
+from oblivion_dbm.engine.filesystem import FileSystem
+from oblivion_dbm.engine.record import DELETE, PUT, crc32c, encode, read
+from oblivion_dbm.engine.sstable import (
+    FENCES,
+    FILTER,
+    FOOTER,
+    GROUP,
+    INDEX,
+    LENGTHS,
+    RECORDS_AT,
+    SUMS,
+    TAIL,
+    SSTable,
+)
+from oblivion_dbm.engine.table_writer import TableWriter
+from oblivion_dbm.engine.version import TableInfo
+
+SYSTEM = FileSystem()
+STORE = bytes(range(16))
+SEED = 7
+COUNT = 5 * GROUP + 7
+
+
+class Planted:
+    """A table of known records, and its bytes."""
+
+    def __init__(self, folder: Path, records: list[bytes], **more: Any) -> None:
+        self.folder, self.records = folder, records
+        self.keys = [read(record, 0, len(record))[1] for record in records]
+        writer = TableWriter(SYSTEM, str(folder), 9, SEED)
+        writer.add(self.keys, records, sum(record[0] == DELETE for record in records))
+        facts: dict[str, Any] = {"level": 0, "part": 0, "parts": 1, "sequences": (0, 100)} | more
+        self.info = writer.finish(STORE, **facts)
+        self.path = folder / "000009.sst"
+        self.whole = self.path.read_bytes()
+        self.offsets = [RECORDS_AT]
+        for record in records:
+            self.offsets.append(self.offsets[-1] + len(record))
+
+    def write(self, *changes: tuple[int, bytes]) -> None:
+        """Write the table with other bytes at some offsets."""
+        data = bytearray(self.whole)
+        for at, other in changes:
+            data[at : at + len(other)] = other
+        self.path.write_bytes(data)
+
+    def flipped(self, at: int) -> tuple[int, bytes]:
+        return at, bytes([self.whole[at] ^ 0x10])
+
+    def section(self, section: int) -> tuple[int, int]:
+        """Return where a section begins and how long it is."""
+        table = SSTable(SYSTEM, str(self.folder), self.info, STORE)
+        place = table._begins[section], table.sizes[section]
+        table.close()
+        return place
+
+    def without(self, section: int) -> tuple[int, bytes]:
+        """Return the change that leaves no block of a section sound."""
+        begin, size = self.section(section)
+        return begin, bytes(byte ^ 0x10 for byte in self.whole[begin : begin + size])
+
+    def table(self) -> DamagedTable:
+        return DamagedTable(PatientFiles(SYSTEM), str(self.folder), "000009.sst")
+
+    def walked(self, table: DamagedTable | None = None) -> tuple[list[bytes], list[Damage]]:
+        """Return the records that are certain, and all damage."""
+        table = table or self.table()
+        found: list[bytes] = []
+        for name, keys, records, offsets in table.walk(b"", None):
+            assert name == "000009.sst"
+            assert [read(record, 0, len(record))[1] for record in records] == keys
+            assert [
+                self.path.read_bytes()[at:][: len(r)] for at, r in zip(offsets, records)
+            ] == records
+            found += records
+        return found, table.damages
+
+
+def numbered(number: int) -> bytes:
+    key = b"key-%05d" % (2 * number)
+    return encode(DELETE, key, b"") if number % 5 == 0 else encode(PUT, key, b"v" * (number % 40))
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Planted:
+    return Planted(tmp_path, [numbered(number) for number in range(COUNT)])
+
+
+def test_of_a_sound_table_everything_is_certain(planted: Planted) -> None:
+    assert planted.walked() == (planted.records, [])
+
+
+@pytest.mark.parametrize("section", [LENGTHS, FENCES, SUMS, INDEX, FILTER])
+def test_a_section_that_does_not_check_costs_nothing(planted: Planted, section: int) -> None:
+    planted.write(planted.without(section))
+    assert planted.walked() == (planted.records, [])
+
+
+def test_no_section_at_all_costs_nothing(planted: Planted) -> None:
+    planted.write(*(planted.without(s) for s in (LENGTHS, FENCES, SUMS, INDEX, FILTER)))
+    assert planted.walked() == (planted.records, [])
+
+
+@pytest.mark.parametrize("number", [0, 1, GROUP - 1, GROUP, COUNT - 1])
+def test_a_damaged_record_costs_itself_and_nothing_else(planted: Planted, number: int) -> None:
+    begin, end = planted.offsets[number], planted.offsets[number + 1]
+    for at in range(begin, end):
+        planted.write(planted.flipped(at))
+        records, (damage,) = planted.walked()
+        assert records == planted.records[:number] + planted.records[number + 1 :]
+        assert (damage.offset, damage.length, damage.search) == (begin, end - begin, False)
+        assert damage.start <= planted.keys[number]
+        assert damage.stop is None or planted.keys[number] < damage.stop
+        hidden = planted.table()
+        list(hidden.walk(b"", None))
+        assert hidden.hidden(planted.keys) == [n == number for n in range(COUNT)]
+
+
+@pytest.mark.parametrize("number", [0, GROUP // 2, GROUP, COUNT - 1])
+def test_without_lengths_a_damaged_record_costs_the_rest_of_its_group(
+    planted: Planted, number: int
+) -> None:
+    planted.write(planted.without(LENGTHS), planted.flipped(planted.offsets[number] + 1))
+    records, (damage,) = planted.walked()
+    end = min(COUNT, (number // GROUP + 1) * GROUP)
+    assert records == planted.records[:number] + planted.records[end:]
+    assert (damage.offset, damage.search) == (planted.offsets[number], True)
+    assert damage.offset + damage.length == planted.offsets[end]
+    table = planted.table()
+    with table.reading() as file:
+        found = search(file.piece, damage.offset, planted.offsets[end], bytes([PUT, DELETE]))
+        assert [record for _, record in found] == planted.records[number + 1 : end]
+
+
+def test_without_lengths_and_fences_a_damaged_record_costs_all_that_follows(
+    planted: Planted,
+) -> None:
+    planted.write(
+        planted.without(LENGTHS), planted.without(FENCES), planted.flipped(planted.offsets[70])
+    )
+    records, (damage,) = planted.walked()
+    assert records == planted.records[:70]
+    assert damage.offset + damage.length == planted.offsets[-1]
+
+
+def test_without_fences_lengths_lead_over_a_damaged_record(planted: Planted) -> None:
+    planted.write(planted.without(FENCES), planted.flipped(planted.offsets[70]))
+    records, (damage,) = planted.walked()
+    assert records == planted.records[:70] + planted.records[71:]
+    assert damage.length == planted.offsets[71] - planted.offsets[70]
+
+
+def test_each_byte_of_the_footer_may_be_damaged(planted: Planted) -> None:
+    for at in range(len(planted.whole) - TAIL.size - FOOTER.size - 18, len(planted.whole)):
+        planted.write(planted.flipped(at))
+        table = planted.table()
+        if table.footer is None:
+            table.expect(planted.info)
+        assert planted.walked(table) == (planted.records, [])
+
+
+@pytest.mark.parametrize("at", range(RECORDS_AT))
+def test_each_byte_of_the_header_may_be_damaged(planted: Planted, at: int) -> None:
+    planted.write(planted.flipped(at))
+    table = planted.table()
+    assert not table.sound_header
+    assert planted.walked(table) == (planted.records, [])
+
+
+@pytest.mark.parametrize("length", [0, 10, RECORDS_AT, RECORDS_AT + 5, 3000, -200, -1])
+def test_of_a_table_that_is_cut_off_the_records_before_the_cut_are_certain(
+    planted: Planted, length: int
+) -> None:
+    data = planted.whole[:length]
+    planted.path.write_bytes(data)
+    table = planted.table()
+    assert table.footer is None
+    table.expect(planted.info)
+    records, damages = planted.walked(table)
+    whole = [r for r, end in zip(planted.records, planted.offsets[1:]) if end <= len(data)]
+    assert records == whole
+    assert bool(damages) == (len(whole) < COUNT)
+    assert all(damage.stop is None for damage in damages)
+    assert table.hidden([b"any"]) == [table.footer is None]
+
+
+def test_a_table_that_something_was_appended_to_is_the_one_that_is_expected(
+    planted: Planted,
+) -> None:
+    planted.path.write_bytes(planted.whole + b"more")
+    table = planted.table()
+    assert table.footer is None
+    table.expect(planted.info)
+    assert table.footer is not None
+    assert planted.walked(table) == (planted.records, [])
+
+
+def alike(planted: Planted) -> tuple[int, int]:
+    """Return two records of the first group that have the same length."""
+    lengths = [len(record) for record in planted.records[:GROUP]]
+    second = next(n for n in range(GROUP) if lengths[n] in lengths[:n])
+    return lengths.index(lengths[second]), second
+
+
+def test_records_that_changed_places_are_not_believed(planted: Planted) -> None:
+    """Their crcs match, and so do their lengths; the sum of the group does not."""
+    first, second = alike(planted)
+    planted.write(
+        (planted.offsets[first], planted.records[second]),
+        (planted.offsets[second], planted.records[first]),
+    )
+    records, (damage,) = planted.walked()
+    assert records == planted.records[GROUP:]
+    assert (damage.offset, damage.search) == (RECORDS_AT, True)
+
+
+def test_a_sound_record_that_is_not_the_one_that_was_written_is_not_believed(
+    planted: Planted,
+) -> None:
+    """It has the key and the length of the one whose place it takes."""
+    number = next(n for n in range(GROUP) if len(planted.records[n]) > 40)
+    record = planted.records[number]
+    _, key, value, _ = read(record, 0, len(record))
+    planted.write((planted.offsets[number], encode(PUT, key, b"x" * len(value))))
+    records, (damage,) = planted.walked()
+    assert records == planted.records[GROUP:]
+    assert (damage.offset, damage.search) == (RECORDS_AT, True)
+    assert damage.meaning == "the records are not those that were written here"
+
+
+# Bytes inside a value.
+
+
+def test_records_inside_a_value_are_never_certain(tmp_path: Path) -> None:
+    inner = encode(PUT, b"key-00003", b"planted")
+    records = [numbered(0), encode(PUT, b"key-00001", inner * 3), numbered(4)]
+    planted = Planted(tmp_path, records)
+    broken = planted.flipped(planted.offsets[1] + 1)
+    planted.write(broken)
+    found, (damage,) = planted.walked()
+    assert (found, damage.search) == ([records[0], records[2]], False)
+    planted.write(broken, planted.without(LENGTHS))
+    found, (damage,) = planted.walked()
+    assert (found, damage.search) == (records[:1], True)
+    with planted.table().reading() as file:
+        end = planted.offsets[-1]
+        candidates = list(search(file.piece, damage.offset, end, bytes([PUT, DELETE])))
+    assert [record for _, record in candidates] == [inner] * 3 + [records[2]]
+
+
+def test_a_value_that_ends_as_a_record_does_is_no_proof(tmp_path: Path) -> None:
+    """A value can be made so that the record around it ends with a sound record."""
+    inner = encode(PUT, b"key-00003", b"planted")
+    head = encode(PUT, b"key-00001", bytes(4) + inner[:-4])[: 9 + 9]
+    # Four bytes after which the crc is what it was at the beginning.
+    filling = next(
+        filling for filling in (crc_filling(head),) if crc32c(head + filling) == crc32c(b"")
+    )
+    outer = head + filling + inner
+    assert crc32c(outer) == crc32c(inner) == 0x48674BC7
+    planted = Planted(tmp_path, [numbered(0), outer, numbered(4)])
+    planted.write(planted.flipped(planted.offsets[1]), planted.without(LENGTHS))
+    assert planted.walked()[0] == [numbered(0)]
+
+
+def crc_filling(head: bytes) -> bytes:
+    """Return the four bytes behind ``head`` that bring CRC-32C back to that of nothing."""
+    # Each bit of the four bytes changes the crc by a fixed pattern: solve for the target.
+    base = crc32c(head + bytes(4))
+    rows = [(crc32c(head + (1 << bit).to_bytes(4, "little")) ^ base, 1 << bit) for bit in range(32)]
+    wanted, chosen = base ^ crc32c(b""), 0
+    for bit in range(32):
+        place = next(n for n in range(len(rows)) if rows[n][0] >> bit & 1)
+        pivot = rows.pop(place)
+        rows = [
+            (value ^ pivot[0], mask ^ pivot[1]) if value >> bit & 1 else (value, mask)
+            for value, mask in rows
+        ]
+        if wanted >> bit & 1:
+            wanted, chosen = wanted ^ pivot[0], chosen ^ pivot[1]
+    return chosen.to_bytes(4, "little")
+
+
+# Anything at all.
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=40), st.integers(1, 3)),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_whatever_the_bytes_are_only_records_that_were_written_are_certain(
+    changes: list[tuple[float, bytes, int]],
+) -> None:
+    planted = WHOLE[0]
+    size = len(planted.whole)
+    planted.write(*((int(at * size), (data * times)[:size]) for at, data, times in changes))
+    table = planted.table()
+    if table.footer is None:
+        table.expect(planted.info)
+    records, damages = planted.walked(table)
+    assert set(records) <= set(planted.records)
+    missing = [key for key, record in zip(planted.keys, planted.records) if record not in records]
+    for key in missing:
+        assert any(d.start <= key and (d.stop is None or key < d.stop) for d in damages)
+    assert all(table.hidden(missing)) if missing else not damages
+
+
+WHOLE: list[Planted] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _whole(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Plant the table that examples change: one folder for all of them."""
+    folder = tmp_path_factory.mktemp("planted")
+    WHOLE[:] = [Planted(folder, [numbered(number) for number in range(COUNT)])]
+
+
+def test_many_damaged_places_are_told_apart_up_to_a_limit(tmp_path: Path) -> None:
+    count = 2 * MOST_PLACES + 501
+    planted = Planted(tmp_path, [numbered(number) for number in range(count)])
+    planted.write(*(planted.flipped(planted.offsets[number]) for number in range(1, count, 2)))
+    records, damages = planted.walked()
+    assert records == planted.records[::2]
+    assert len(damages) == MOST_PLACES
+    assert damages[-1].offset + damages[-1].length == planted.offsets[count - 1]
+
+
+def test_a_table_that_says_other_things_each_time_is_an_error(planted: Planted) -> None:
+    table = planted.table()
+    planted.walked(table)
+    planted.write(planted.flipped(planted.offsets[3]))
+    with pytest.raises(error, match="other bytes each time"):
+        list(table.walk(b"", None))
+
+
+def test_large_values_are_read_one_at_a_time(tmp_path: Path) -> None:
+    size = 4 << 20
+    planted = Planted(tmp_path, [encode(PUT, b"%02d" % n, bytes([n]) * size) for n in range(16)])
+    del planted.records, planted.whole
+    table = planted.table()
+    tracemalloc.start()
+    assert [keys for _, keys, _, _ in table.walk(b"", None)] == [[key] for key in planted.keys]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * size
+
+
+def test_a_newer_format_is_refused(planted: Planted) -> None:
+    header = planted.whole[:8] + (2).to_bytes(4, "little")
+    planted.write((0, header + crc32c(header).to_bytes(4, "little")))
+    with pytest.raises(error, match="expected table format 1, found 2"):
+        planted.table()
+    keys_at = len(planted.whole) - TAIL.size - FOOTER.size - len(planted.keys[0] + planted.keys[-1])
+    footer = bytearray(planted.whole[keys_at : -TAIL.size])
+    footer[-FOOTER.size] = 2
+    planted.write((keys_at, bytes(footer) + crc32c(bytes(footer)).to_bytes(4, "little")))
+    with pytest.raises(error, match="expected table format 1, found 2"):
+        planted.table()
+
+
+@pytest.mark.parametrize("field", range(3, 21))
+def test_a_footer_that_says_what_cannot_be_is_none(planted: Planted, field: int) -> None:
+    """Its crc matches all the same, so somebody has made it so."""
+    at = len(planted.whole) - TAIL.size - FOOTER.size
+    keys_at = at - len(planted.keys[0] + planted.keys[-1])
+    fields = list(FOOTER.unpack(planted.whole[at : at + FOOTER.size]))
+    for value in (0, 1, fields[field] + 1, 1 << 31):
+        fields[field] = value
+        footer = planted.whole[keys_at:at] + FOOTER.pack(*fields)
+        planted.write((keys_at, footer + crc32c(footer).to_bytes(4, "little")))
+        table = planted.table()
+        if table.footer is None:
+            table.expect(planted.info)
+        records, _ = planted.walked(table)
+        assert set(records) <= set(planted.records)
+        table.hidden(planted.keys[:3])
+
+
+def test_what_is_expected_may_be_nonsense(planted: Planted) -> None:
+    planted.path.write_bytes(planted.whole[:200])
+    for count, size in ((0, 0), (1 << 60, 1 << 60), (-1, -1)):
+        table = planted.table()
+        table.expect(TableInfo(9, size, 0, count, 0))
+        assert len(planted.walked(table)[0]) <= 10
