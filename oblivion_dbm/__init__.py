@@ -14,7 +14,7 @@ first touched.
 
 from __future__ import annotations
 
-from oblivion_dbm.database import Database, backup, open, remove, restore
+from oblivion_dbm.database import Database, backup, open, remove, repair, restore
 from oblivion_dbm.errors import ConflictError, CorruptionError, error
 
 __version__ = "0.1.0"
@@ -41,7 +41,6 @@ __all__ = [
 _LOADED_WHEN_TOUCHED = {
     "import_wal": "convert",
     "install": "stdlib",
-    "repair": "engine.repair",
     "uninstall": "stdlib",
     "whichdb": "stdlib",
 }
@@ -50,7 +49,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oblivion_dbm import aio, dbm, shelve
     from oblivion_dbm.convert import import_wal
-    from oblivion_dbm.engine.repair import repair
     from oblivion_dbm.stdlib import install, uninstall, whichdb
 
 

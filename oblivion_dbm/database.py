@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from oblivion_dbm.bytes_like import Bytes
     from oblivion_dbm.engine.backup import Report
+    from oblivion_dbm.engine.repair import Report as RepairReport
     from oblivion_dbm.mapping import Pair
     from oblivion_dbm.transaction import Transaction
 
@@ -430,3 +431,25 @@ def restore(
     from oblivion_dbm.engine.backup import restore
 
     return restore(_absolute(backup), _absolute(path), link=link, progress=progress)
+
+
+def repair(path: Path, *, destination: Path | None = None, doubtful: bool = False) -> RepairReport:
+    """Make a new store out of what still checks of the damaged one at ``path``.
+
+    The old directory stays as it is, but for its LOCK file, and gets the name
+    ``path.damaged``; the new one takes its place.  With ``destination``, which
+    must not exist or be an empty directory, the new one goes there and the old
+    one stays where it is.  Records that may be bytes inside a value, or that may be
+    old or deleted, are not merged: they are in a file beside the new store.
+    ``doubtful`` merges the latter too, where nothing newer is known of their keys.
+
+    Reads everything up to four times, and writes what was saved: O(store), in
+    memory for the log's records and ten bytes for each record of a table.  Returns a
+    report of what was saved and what was not.  Raises ``error``, before anything has
+    changed, where there never was a store, where it is in use (EAGAIN), or where it
+    has a newer format.
+    """
+    from oblivion_dbm.engine.repair import repair
+
+    place = None if destination is None else _absolute(destination)
+    return repair(_absolute(path), place, doubtful=doubtful)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from gates.ruin import contents, pairs
+from oblivion_dbm import repair
 from oblivion_dbm.engine.damage import PatientFiles
 from oblivion_dbm.engine.damaged_table import DamagedTable
 from oblivion_dbm.engine.filesystem import FileSystem
 from oblivion_dbm.engine.manifest import load
 from oblivion_dbm.engine.options import Options
-from oblivion_dbm.engine.repair import repair
 from oblivion_dbm.engine.report import Report
 from oblivion_dbm.engine.storage_engine import Writer, open_store
 from oblivion_dbm.engine.verify import verify

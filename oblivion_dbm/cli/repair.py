@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oblivion_dbm.cli.command import FAILED, OK, Command
-from oblivion_dbm.engine.repair import repair
+from oblivion_dbm.database import repair
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     Call = TypeVar("Call", bound=Callable[..., Any])
-    Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def _translated(call: Call) -> Call:
@@ -205,18 +204,6 @@ class FileSystem:
         """Return (device, inode): the same by every path to one file."""
         status = os.stat(path)
         return status.st_dev, status.st_ino
-
-    @_translated
-    def permissions(self, path: str) -> int:
-        """Return who may do what with a file or directory, as ``mode`` arguments have it."""
-        return os.stat(path).st_mode & 0o777
-
-    def absolute(self, path: Path) -> str:
-        """Return ``path`` as an absolute str; ``error`` where it is empty, as for any file."""
-        name = os.fsdecode(path)
-        if not name:
-            raise error(errno.ENOENT, "the path of a store is empty", name)
-        return os.path.abspath(name)
 
     def join(self, directory: str, name: str) -> str:
         """Return the path of ``name`` in ``directory``."""

@@ -77,6 +77,12 @@ class Inventory:
                 self.unreadable[name] = Loss(name, problem.offset, 0, problem.meaning)
 
     @property
+    def is_unfinished(self) -> bool:
+        """Whether it is what a first backup, or a restore, has left that was cut short."""
+        mark = self._files.join(self._directory, filenames.UNFINISHED)
+        return self.version is None and self._files.kind(mark) != "missing"
+
+    @property
     def is_a_store(self) -> bool:
         """Whether any of it was made by a store of ours."""
         tables = any(table.footer or table.sound_header for table in self.tables)

@@ -17,6 +17,7 @@ from oblivion_dbm.engine.doubt import live_chunks
 from oblivion_dbm.engine.hand_over import DOUBTFUL, FOUND, HandOver
 from oblivion_dbm.engine.header_page import DATA_AT
 from oblivion_dbm.engine.inventory import Inventory
+from oblivion_dbm.engine.lineage import begin
 from oblivion_dbm.engine.lock import WriterLock
 from oblivion_dbm.engine.manifest import Manifest, load
 from oblivion_dbm.engine.options import Options
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 BUILDING = ".repairing"
 #: The MANIFEST's line in a store that was repaired, and in one that is not complete;
 #: the id of the damaged store follows.
-DONE, _BEGUN = "?repaired", "?repairing"
+DONE, _BEGUN = "? repaired", "? repairing"
 #: Sequence numbers that leave room for all that will ever be written.
 _HIGHEST_SEQUENCE = 1 << 62
 
@@ -57,7 +58,7 @@ class Rebuild:
         self._old = old
         self.directory = new + BUILDING
         self.report = Report(new, old)
-        self._mode = filesystem.permissions(filesystem.join(old, filenames.LOCK)) & 0o666
+        self._mode = mode_of(filesystem, filesystem.join(old, filenames.LOCK)) & 0o666
         self.hand_over = HandOver(filesystem, self.directory + ".jsonl", self._mode)
         self._files: Any = PatientFiles(filesystem)
         self._inventory = Inventory(self._files, old)
@@ -127,7 +128,7 @@ class Rebuild:
     def _build(self, replay: Replay, doubtful: bool) -> None:
         """Write the new store, and what is handed over; the MANIFEST comes last."""
         filesystem, directory, chosen = self._filesystem, self.directory, self._selection
-        filesystem.make_directory(directory, filesystem.permissions(self._old))
+        filesystem.make_directory(directory, mode_of(filesystem, self._old))
         self._lock = WriterLock(filesystem, directory, mode=self._mode)
         version = Version(
             filesystem.random(16).hex(),
@@ -145,7 +146,7 @@ class Rebuild:
             live=0 if run is None else run.puts,
             extra=(f"{DONE} {chosen.store_id}",),
         )
-        manifest.install(version, self._lock.bump)
+        manifest.install(begin(version, filesystem), self._lock.bump)
         self.hand_over.finish()
         filesystem.sync_directory(filesystem.parent(directory))
         self.report.saved = version.live or 0
@@ -197,6 +198,15 @@ class Rebuild:
         gaps = [(log, DATA_AT, log.end_of_bytes()) for log in chosen.other_logs]
         for log, start, end in (*replay.gaps, *gaps):
             hand_over.add_of_log(log.name, log.piece, start, end)
+
+
+def mode_of(filesystem: FileSystem, path: str) -> int:
+    """Return the permission bits of a file or a directory."""
+    file = filesystem.open(path)
+    try:
+        return filesystem.mode(file)
+    finally:
+        filesystem.close(file)
 
 
 def check(filesystem: FileSystem, directory: str) -> None:

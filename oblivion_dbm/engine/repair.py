@@ -25,43 +25,28 @@ from oblivion_dbm.engine.rebuild import BUILDING, DONE, Rebuild, check
 from oblivion_dbm.engine.report import Report
 from oblivion_dbm.errors import error
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from oblivion_dbm.engine.filesystem import Path
+__all__ = ["Report", "repair"]
 
 DAMAGED = ".damaged"
 FOUND, LINES = ".found", ".jsonl"
 
 
 def repair(
-    path: Path,
+    old: str,
+    destination: str | None = None,
     *,
-    destination: Path | None = None,
     doubtful: bool = False,
     filesystem: FileSystem | None = None,
 ) -> Report:
-    """Make a new store out of what still checks of the store at ``path``.
+    """Make a new store out of what still checks of the one at ``old``: see ``oblivion_dbm.repair``.
 
-    The old directory stays as it is, but for its LOCK file, and gets the name
-    ``path.damaged``; the new one takes its place.  With ``destination``, which
-    must not exist or be an empty directory, the new one goes there and the old
-    one stays where it is.  ``doubtful`` merges records that may be old or deleted
-    too, where nothing newer is known of their keys.
-
-    Reads everything up to four times, and writes what was saved: O(store), in
-    constant memory but for the log's records.  Raises ``error``, before anything
-    has changed, where there never was a store, where it is in use (EAGAIN), or
-    where it has a newer format; in all other cases it returns a Report.
+    Both paths are absolute.
     """
-    filesystem = filesystem or FileSystem()
-    old = filesystem.absolute(path)
+    filesystem, new = filesystem or FileSystem(), destination or old
     if destination is not None:
-        new = filesystem.absolute(destination)
         _check_destination(filesystem, old, new)
-    else:
-        new = old
-        if filesystem.kind(old) == "missing":
-            return _finish(filesystem, old)
+    elif filesystem.kind(old) == "missing":
+        return _finish(filesystem, old)
     _check_source(filesystem, old)
     lock = WriterLock(filesystem, old)
     try:
@@ -107,6 +92,9 @@ def _check_source(filesystem: FileSystem, path: str) -> None:
         raise error(ENOTDIR, "expected a store, which is a directory", path)
     inventory = Inventory(PatientFiles(filesystem), path)
     inventory.close()
+    if inventory.is_unfinished:
+        meaning = "a backup or a restore was not finished here; there is no whole store"
+        raise error(ENOTDIR, meaning, path)
     if not inventory.is_a_store:
         meaning = "this never was a store: no MANIFEST, table or log of ours is in it"
         raise error(ENOTDIR, meaning, path)
