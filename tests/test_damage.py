@@ -98,7 +98,7 @@ def nothing(*_: object) -> None:
         (verify_module, "verify", lambda *_: [], ".sst: byte"),
     ],
 )
-def test_a_check_that_is_left_out_is_found(
+def test_a_check_that_is_left_out_is_found(  # noqa: PLR0917 - fixtures and the parameters of a bug
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     owner: Any,

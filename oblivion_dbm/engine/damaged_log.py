@@ -217,7 +217,7 @@ class Replay:
                 self._drop(log, log.end)
         if segment.owner is not None and segment.synced()[0] <= log.end:
             try:
-                segment.check_synced()
+                segment.check_sums(log.end)
             except CorruptionError:
                 self._doubt(log)
         for problem in segment.problems:
