@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from oblivion_dbm.engine.damage import search
 from oblivion_dbm.engine.filesystem import FileSystem
-from oblivion_dbm.engine.hand_over import HandOver
+from oblivion_dbm.engine.hand_over import HandOver, line
 from oblivion_dbm.engine.record import BATCH, CLEAR, DELETE, PUT, encode
 
 KINDS = bytes([PUT, DELETE])
@@ -74,6 +74,5 @@ def test_the_records_of_a_batch_are_handed_over_all_or_none(tmp_path: object) ->
     with open(hand_over.path, encoding="utf-8") as file:
         assert file.read().splitlines() == [
             '{"file": "000001.wal", "offset": 9, "op": "clear", "why": "found"}',
-            '{"file": "000001.wal", "offset": 22, "op": "put", "key": "k", "value": "v", '
-            '"why": "found"}',
+            line("000001.wal", 22, put, "found"),
         ]
