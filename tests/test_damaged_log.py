@@ -226,9 +226,9 @@ def test_a_torn_end_that_was_never_synced_is_no_loss(tmp_path: Path) -> None:
     replay = replayed(path.parent, Restarted(7))
     assert values(replay) == {b"synced": b"1"} | keys(0, 1)
     assert replay.losses == []
-    ((number, offset, data),) = [(t.number, t.offset, t.data) for t in replay.tails]
+    ((number, offset, length),) = [(t.number, t.offset, len(t)) for t in replay.tails]
     assert (number, offset) == (int(path.stem), begin + RECORD)
-    assert len(data) == 2 * RECORD
+    assert length == 2 * RECORD
     # In the same boot each of these writes has returned, and was in the page cache.
     assert [loss.length for loss in replayed(path.parent).losses] == [2 * RECORD]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import tracemalloc
 
 import crc32c as published
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oblivion_dbm.engine import record
+from oblivion_dbm.engine.kernel import replay
 from oblivion_dbm.engine.record import (
     BATCH,
     CLEAR,
     DELETE,
+    LONG,
     LONGEST,
     MARKER,
     OVERHEAD,
@@ -103,3 +106,32 @@ def test_lengths_that_the_format_cannot_hold_are_refused_by_name() -> None:
         record.check_lengths(LONGEST + 1, 0)
     with pytest.raises(ValueError, match="the value has 4294967296 bytes"):
         record.check_lengths(0, LONGEST + 1)
+
+
+def test_a_length_that_claims_the_whole_file_costs_no_memory() -> None:
+    size = 32 << 20
+    damaged = encode(PUT, b"key", b"")[:8] + (size - 20).to_bytes(4, "little")
+    buffer = memoryview(bytearray(size))
+    buffer[: len(damaged)] = damaged
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRecord, match="expected crc"):
+            read(buffer, 0, size)
+        assert replay(buffer, 0, size, {}, set()) == (0, 0)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("length", [0, LONG - 20, LONG, LONG + 1, 3 * LONG])
+def test_long_records_are_read_as_short_ones(length: int) -> None:
+    whole = encode(PUT, b"key", b"v" * length)
+    assert read(b"xx" + whole, 2, len(whole) + 2) == (PUT, b"key", b"v" * length, len(whole) + 2)
+    records: dict[bytes, bytes] = {}
+    assert replay(whole, 0, len(whole), records, set()) == (len(whole), 0)
+    assert records == {b"key": whole}
+    for at in (0, 6, len(whole) // 2, len(whole) - 1):
+        damaged = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+        with pytest.raises(BadRecord):
+            read(damaged, 0, len(damaged))
+        assert replay(damaged, 0, len(damaged), {}, set()) == (0, 0)

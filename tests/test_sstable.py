@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import repeat
@@ -254,6 +255,26 @@ def test_keys_beyond_the_probe_limit_are_found_by_search(tmp_path: Path) -> None
     assert {key: lookup.value(key) for key in keys} == table
     absent = crowded(7 * PROBE_LIMIT)[6 * PROBE_LIMIT :]
     assert [lookup.value(key) for key in absent] == [None] * len(absent)
+    found.close()
+
+
+def test_a_length_that_claims_the_rest_of_the_table_costs_no_memory(tmp_path: Path) -> None:
+    table: Table = {b"%d" % number: bytes(1 << 20) for number in range(9)}
+    info = write(tmp_path, table)
+    path = tmp_path / "000009.sst"
+    data = bytearray(path.read_bytes())
+    data[RECORDS_AT + 6 : RECORDS_AT + 10] = (8 << 20).to_bytes(4, "little")
+    path.write_bytes(data)
+    found = open_table(tmp_path, info)
+    lookup = lookup_of(found)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptionError):
+            lookup.value(b"0")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert lookup.value(b"1") == bytes(1 << 20)
     found.close()
 
 

@@ -76,7 +76,7 @@ def test_a_new_segment_is_empty_and_knows_its_store(tmp_path: Path, back_end: st
     assert segment.appended == DATA_AT
     assert segment.synced() == (DATA_AT, segment.seed)
     assert segment.chain() is None
-    assert segment.unread(DATA_AT) == b""
+    assert segment.used_up_to(DATA_AT) == DATA_AT
     segment.close()
     wal.close()
 
@@ -292,7 +292,8 @@ def test_a_sealed_segment_ends_with_a_seal(tmp_path: Path, back_end: str) -> Non
     assert (number, end) == (7, position + len(SEAL_RECORD))
     assert wal.seal(position) == (number, end, crc, total)
     segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
-    assert segment.unread(DATA_AT) == encode(PUT, b"a", b"1") + SEAL_RECORD
+    assert segment.used_up_to(DATA_AT) == end
+    assert segment.buffer[DATA_AT:end] == encode(PUT, b"a", b"1") + SEAL_RECORD
     assert segment.appended == end
     assert segment.running_crc(end) == crc
     assert segment.matches(end, crc, total)
@@ -592,7 +593,8 @@ def test_a_file_that_cannot_be_mapped_is_read(tmp_path: Path) -> None:
     sync(wal, end)
     segment = Segment(Refusing("map", errno.ENODEV), str(tmp_path), 7, STORE)
     assert segment.appended == segment.synced()[0] == end
-    assert segment.unread(DATA_AT) == b"bytes"
+    assert segment.used_up_to(DATA_AT) == DATA_AT + 5
+    assert segment.buffer[DATA_AT : DATA_AT + 5] == b"bytes"
     segment.close()
     wal.close()
 

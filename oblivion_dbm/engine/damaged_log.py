@@ -241,9 +241,9 @@ class Replay:
         self.gaps.append((segment, log.end, segment.end_of_bytes()))
 
     def _drop(self, log: _Replayed, offset: int) -> None:
-        data = log.segment.unread(offset)
-        if data:
-            self.tails.append(Lost(log.segment.number, offset, data))
+        end = log.segment.used_up_to(offset)
+        if end > offset:
+            self.tails.append(Lost(log.segment, offset, end))
 
     def _pour(self, memtable: MemTable) -> None:
         if memtable.cleared:

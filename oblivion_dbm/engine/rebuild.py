@@ -118,7 +118,7 @@ class Rebuild:
         meaning = "it was written after the last sync and is not whole"
         for tail in replay.tails:
             name = filenames.log(tail.number)
-            report.tails.append(self._placed(Loss(name, tail.offset, len(tail.data), meaning)))
+            report.tails.append(self._placed(Loss(name, tail.offset, len(tail), meaning)))
 
     def _placed(self, loss: Loss) -> Loss:
         """Return a loss in a file of the old store with the file's path."""

@@ -52,6 +52,9 @@ OVERHEAD = 13
 LONGEST = 0xFFFF_FFFF
 #: crc32c(record) of every whole record.
 RESIDUE = 0x48674BC7
+#: Bytes of a record that may be copied before its crc is known; a damaged length
+#: may claim all that is left of the file.
+LONG = 1 << 16
 
 HEAD = Struct("<BI")
 LENGTH = Struct("<I")
@@ -110,6 +113,14 @@ def check_lengths(key: int, value: int) -> None:
             raise ValueError(f"the {name} has {length} bytes; the limit is {LONGEST}")
 
 
+def crc_of(buffer: Buffer, start: int, end: int) -> int:
+    """Return the crc of the bytes from ``start`` to ``end``, few of which are copied at once."""
+    crc = 0
+    for at in range(start, end, LONG):
+        crc = crc32c(bytes(buffer[at : min(end, at + LONG)]), crc)
+    return crc
+
+
 def read(buffer: Buffer, offset: int, end: int) -> tuple[int, bytes, bytes, int]:
     """Return (op, key, value, offset of what follows) of the record at ``offset``.
 
@@ -127,10 +138,10 @@ def read(buffer: Buffer, offset: int, end: int) -> tuple[int, bytes, bytes, int]
     after = value_at + 8 + value_length
     if after > end:
         raise BadRecord(offset, f"a value of {value_length} bytes does not fit before the end")
-    record = bytes(buffer[offset:after])
-    if crc32c(record) != RESIDUE:
-        expected, found = crc32c(record[:-4]), int.from_bytes(record[-4:], "little")
+    if crc_of(buffer, offset, after) != RESIDUE:
+        expected, found = crc_of(buffer, offset, after - 4), unpack_length(buffer, after - 4)[0]
         raise BadRecord(offset, f"expected crc {expected:08x}, found {found:08x}")
+    record = bytes(buffer[offset:after])
     if not PUT <= op <= MARKER:
         raise BadRecord(offset, f"unknown operation {op}")
     key = record[5 : 5 + key_length]

@@ -17,7 +17,7 @@ from oblivion_dbm.errors import CorruptionError, error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from oblivion_dbm.engine.filesystem import FileSystem
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Seconds after which a live writer has published what it had stored.
 _MOMENT = 0.001
+#: Bytes that are copied at once.
+_STRIDE = 1 << 20
 
 
 def apply_batch(value: bytes, memtable: MemTable) -> None:
@@ -96,28 +98,50 @@ def _holds_records(filesystem: FileSystem, directory: str, number: int, store_id
 
 
 class Lost:
-    """Bytes at the end of a log segment that recovery had to drop."""
+    """Bytes at the end of a log segment that recovery had to drop.
 
-    __slots__ = ("data", "number", "offset")
+    They stay in the file, and in its map, until they are kept; a damaged file may
+    have very many.
+    """
 
-    def __init__(self, number: int, offset: int, data: bytes) -> None:
-        self.number = number
+    __slots__ = ("_buffer", "end", "kept", "number", "offset")
+
+    def __init__(self, segment: Segment, offset: int, end: int) -> None:
+        self.number = segment.number
         self.offset = offset
-        self.data = data
+        self.end = end
+        self._buffer = segment.buffer
+        self.kept = False
+
+    def __len__(self) -> int:
+        return self.end - self.offset
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield all of it, some at a time."""
+        for at in range(self.offset, self.end, _STRIDE):
+            yield bytes(self._buffer[at : min(self.end, at + _STRIDE)])
+
+    def note_kept(self) -> None:
+        """Let go of the log's file: the bytes are in another one."""
+        self.kept, self._buffer = True, b""
 
 
 def keep_lost(lost: list[Lost], filesystem: FileSystem, directory: str, mode: int) -> None:
     """Write what recovery dropped into files of their own, which stay."""
-    for tail in lost:
+    for tail in [tail for tail in lost if not tail.kept]:
         path = filesystem.join(directory, filenames.lost(tail.number))
         if filesystem.kind(path) != "missing":
             filesystem.remove(path)  # a try that was cut short: same log, same bytes
         file = filesystem.create(path, mode)
         try:
-            filesystem.write(file, 0, tail.data)
+            at = 0
+            for piece in tail.pieces():
+                filesystem.write(file, at, piece)
+                at += len(piece)
             filesystem.sync(file)
         finally:
             filesystem.close(file)
+        tail.note_kept()
 
 
 class ReplayedLog:
@@ -336,9 +360,9 @@ class Recovery:
             raise CorruptionError(last.segment.path, last.end, meaning)
 
     def _drop(self, log: ReplayedLog, offset: int) -> None:
-        data = log.segment.unread(offset)
-        if data:
-            self.lost.append(Lost(log.segment.number, offset, data))
+        end = log.segment.used_up_to(offset)
+        if end > offset:
+            self.lost.append(Lost(log.segment, offset, end))
             self.unsynced = True
 
     def merged(self) -> MemTable:

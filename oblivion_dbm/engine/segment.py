@@ -263,9 +263,16 @@ class Segment:
         meaning = "a record beyond the end" if op >= PUT else "no record"
         return CorruptionError(self.path, offset, meaning)
 
-    def unread(self, offset: int) -> bytes:
-        """Return the bytes from ``offset`` on, without the zeros at the end of the file."""
-        return bytes(self.buffer[offset:]).rstrip(b"\0")
+    def used_up_to(self, offset: int) -> int:
+        """Return where zeros begin that go on to the end of the file, ``offset`` at least."""
+        end = len(self.buffer)
+        while end > offset:
+            start = max(offset, end - _STRIDE)
+            used = bytes(self.buffer[start:end]).rstrip(b"\0")
+            if used:
+                return start + len(used)
+            end = start
+        return offset
 
     def _let_go(self) -> None:
         # Not released by force: another thread may be looking at the word.

@@ -406,7 +406,7 @@ class WritePath:
         return {
             "log_back_end": "" if live is None else live.back_end,
             "log_bytes": 0 if live is None else self.appender.position - DATA_AT,
-            "lost_bytes": sum(len(lost.data) for lost in self._lost),
+            "lost_bytes": sum(map(len, self._lost)),
             "quarantined_tables": sorted(self.maintenance.quarantined),
         }
 

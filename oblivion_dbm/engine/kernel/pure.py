@@ -18,9 +18,11 @@ from oblivion_dbm.engine.record import (
     BATCH,
     DELETE,
     HEAD,
+    LONG,
     PUT,
     RESIDUE,
     crc32c,
+    crc_of,
     pack_length,
     unpack_length,
 )
@@ -102,7 +104,10 @@ class Lookup:
                     except struct.error:  # a record of another key, near the end of the file
                         found_length, found, value_length = -1, b"", 0
                     if found == key and found_length == key_length:
-                        record = data[offset : offset + 13 + key_length + value_length]
+                        end = offset + 13 + key_length + value_length
+                        if value_length > LONG and crc_of(data, offset, end) != RESIDUE:
+                            table.damaged(offset, "a record's crc does not match")
+                        record = data[offset:end]
                         if crc32c(record) != RESIDUE:
                             table.damaged(offset, "a record's crc does not match")
                         return record[9 + key_length : -4] if record[0] == PUT else None
@@ -169,6 +174,8 @@ def replay(
             return offset, 0
         after = value_at + 8 + unpack_length(buffer, value_at)[0]
         if after > end:
+            return offset, 0
+        if after - offset > LONG and crc_of(buffer, offset, after) != RESIDUE:
             return offset, 0
         record = bytes(buffer[offset:after])
         if crc32c(record) != RESIDUE:
