@@ -349,3 +349,74 @@ def test_a_clear_hides_what_is_older_even_if_it_is_damaged(store: Path) -> None:
         flip(path, 20)
     report = mended(cleared)
     assert (pairs(cleared), report.losses) == ({b"after": b"1"}, [])
+
+
+def test_a_run_that_is_missing_between_two_others_makes_older_ones_doubtful(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "store"
+    engine = opened(path)
+    for value in (b"1", b"2", b"3"):
+        engine.put(b"key" + value, value)
+        engine.put(b"key", value)
+        engine.flush()
+    engine.close()
+    tables(path, 1)[0].unlink()
+    (path / "MANIFEST").unlink()
+    report = mended(path)
+    assert pairs(path) == {b"key": b"3", b"key3": b"3"}
+    assert "the table that held the writes from number" in report.losses[0].meaning
+    assert report.doubtful == 1
+
+
+def test_flushes_after_a_clear_cannot_be_told_from_those_of_early_days(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    engine = opened(path)
+    engine.put(b"gone", b"1")
+    engine.flush()
+    left = {file.name: file.read_bytes() for file in path.glob("*.sst")}
+    engine.clear()
+    engine.put(b"key", b"1")
+    engine.flush()
+    engine.close()
+    for name, data in left.items():
+        (path / name).write_bytes(data)
+    assert mended(path).losses == []
+    assert pairs(path) == {b"key": b"1"}
+    shutil.rmtree(path)
+    shutil.copytree(tmp_path / "store.damaged", path)
+    (path / "MANIFEST").unlink()
+    report = mended(path)
+    assert pairs(path) == {b"key": b"1", b"gone": b"1"}
+    assert any("may be back" in loss.meaning for loss in report.losses)
+
+
+def test_a_log_of_which_nobody_knows_where_it_belongs_is_handed_over(store: Path) -> None:
+    (log,) = store.glob("*.wal")
+    flip(log, 20)
+    (store / "MANIFEST").unlink()
+    report = mended(store)
+    assert pairs(store) == NOW
+    assert any("not known where it belongs" in loss.meaning for loss in report.losses)
+    assert report.handed_over is not None
+    (line,) = map(json.loads, Path(report.handed_over).read_text().splitlines())
+    assert (line["file"], line["key"], line["value"]) == (log.name, "log", "1")
+
+
+def test_logs_that_the_next_process_has_taken_over_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    engine = opened(path)
+    engine.put(b"key", b"old")
+    engine.put(b"gone", b"1")
+    engine.close()
+    (log,) = path.glob("*.wal")
+    data = log.read_bytes()
+    engine = opened(path)
+    engine.delete(b"gone")
+    engine.put(b"key", b"new")
+    engine.close()
+    log.write_bytes(data)
+    (path / "MANIFEST").unlink()
+    report = mended(path)
+    assert (pairs(path), report.losses) == ({b"key": b"new"}, [])
+    assert log.name in report.taken
