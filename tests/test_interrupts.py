@@ -54,7 +54,7 @@ class Interrupt(BaseException):
 
 @cache
 def exits(code: CodeType) -> frozenset[int]:
-    """Return the offsets of the instructions that leave the ``with`` blocks of a function."""
+    """Return the offsets of the instructions that leave ``with`` blocks, or a generator."""
     found: set[int] = set()
     steps = list(dis.get_instructions(code))
     names = [step.opname for step in steps]
@@ -62,6 +62,9 @@ def exits(code: CodeType) -> frozenset[int]:
         if name == "NOP":
             # Python 3.11 forgets them in its table of handlers; nothing is delivered there.
             found.add(steps[place].offset)
+        elif name == "CALL_INTRINSIC_1" and names[place + 1 : place + 2] == ["RERAISE"]:
+            # How a generator that is forgotten ends since Python 3.12.
+            found.update(step.offset for step in steps[place : place + 2])
         elif name in ("WITH_EXCEPT_START", "PUSH_EXC_INFO"):
             if name == "WITH_EXCEPT_START" or names[place + 1 : place + 2] == ["WITH_EXCEPT_START"]:
                 found.add(steps[place].offset)
