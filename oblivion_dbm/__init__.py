@@ -14,7 +14,7 @@ first touched.
 
 from __future__ import annotations
 
-from oblivion_dbm.database import Database, backup, open, remove, repair, restore
+from oblivion_dbm.database import Database, backup, open, remove, repair, restore, verify
 from oblivion_dbm.errors import ConflictError, CorruptionError, error
 
 __version__ = "0.1.0"
@@ -35,6 +35,7 @@ __all__ = [
     "restore",
     "shelve",
     "uninstall",
+    "verify",
     "whichdb",
 ]
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from oblivion_dbm.bytes_like import Bytes
     from oblivion_dbm.engine.backup import Report
     from oblivion_dbm.engine.repair import Report as RepairReport
+    from oblivion_dbm.engine.verify import Finding
     from oblivion_dbm.mapping import Pair
     from oblivion_dbm.transaction import Transaction
 
@@ -309,7 +310,7 @@ class Database(StoredMapping):
         """See what another process has written; reads do this by themselves."""
         self._engine.refresh()
 
-    def verify(self) -> list[Any]:
+    def verify(self) -> list[Finding]:
         """Check every byte and every invariant; return the findings, none being good."""
         from oblivion_dbm.engine.verify import verify
 
@@ -384,6 +385,20 @@ def remove(path: Path) -> None:
     its directory holds other files, and where somebody is writing to it.
     """
     remove_store(_absolute(path))
+
+
+def verify(path: Path) -> list[Finding]:
+    """Check every byte and every invariant of the store at ``path``; return the findings.
+
+    [] where nothing is wrong.  Each has ``file``, ``offset`` and ``meaning``, and
+    ``leftover`` where a crash has left a file that the next writer removes.  It
+    changes nothing, and others may write meanwhile.  O(store), in constant memory
+    but for one record, or one batch, at a time.  Raises ``error`` where there is no
+    store at all.
+    """
+    from oblivion_dbm.engine.verify import verify
+
+    return verify(_absolute(path))
 
 
 def backup(

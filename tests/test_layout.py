@@ -75,7 +75,7 @@ NAMES_OF_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}
 TESTS_OF_THE_WHOLE = set(
     """
     architecture readme format formats model kill crash million threads interrupts
-    bad_input docstrings layout startup exit damage
+    bad_input docstrings layout startup exit damage fuzz
     fork readers media cycles linearizable gates
     """.split()
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import oblivion_dbm
 from gates import damage as damages
 from gates.prepared import LATER, MAKERS, WRITTEN, prepared
 from oblivion_dbm import Database, error
@@ -324,6 +325,22 @@ def test_any_changed_byte_of_a_closed_store_is_found(
     for name in sorted(synced):
         for at in dice.sample(range(len(store.files[name])), min(20, len(store.files[name]))):
             assert damages.missed_bytes(str(path), store.files[name], name, [at], system) == []
+
+
+def test_a_missing_manifest_is_found(store: Path) -> None:
+    (store / "MANIFEST").unlink()
+    ((name, meaning),) = findings(store)
+    assert name == "MANIFEST"
+    assert meaning.startswith("it is missing")
+
+
+def test_it_is_a_function_of_the_package_too(store: Path) -> None:
+    assert oblivion_dbm.verify(store) == oblivion_dbm.verify(os.fsencode(store)) == []
+    damage(min(store.glob("*.sst")), 20)
+    (finding,) = oblivion_dbm.verify(store)
+    assert (finding.file, finding.offset) == (str(min(store.glob("*.sst"))), 16)
+    with pytest.raises(error):
+        oblivion_dbm.verify(store / "nothing")
 
 
 # Damage to bytes.

@@ -300,6 +300,8 @@ def test_a_sealed_segment_ends_with_a_seal(tmp_path: Path, back_end: str) -> Non
     assert segment.matches(end, crc, 0)
     assert not segment.matches(end, crc, total ^ 1)
     assert not segment.matches(end, crc ^ 1, 0)
+    assert not segment.matches(2**64 - 1, crc, total)  # at once
+    assert not segment.matches(2**64 - 1, crc, 0)
     sync(wal, end)
     assert segment.synced() == (end, crc)
     segment.close()

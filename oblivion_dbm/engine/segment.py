@@ -209,6 +209,8 @@ class Segment:
 
     def matches(self, position: int, running: int, total: int) -> bool:
         """Tell whether the bytes below ``position`` have this sum, or running crc without one."""
+        if position > len(self.buffer):
+            return False
         return self.total(position) == total if total else self.running_crc(position) == running
 
     def total(self, position: int) -> int:

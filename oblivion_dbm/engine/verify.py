@@ -49,6 +49,11 @@ def verify(directory: str, filesystem: FileSystem | None = None) -> list[Finding
             version = load(filesystem, directory)
         except CorruptionError as problem:
             return [found(problem, directory)]
+        except error:
+            if not _has_lost_its_manifest(filesystem, directory):
+                raise
+            meaning = "it is missing, and only it tells which of the files here make up the store"
+            return [Finding(filesystem.join(directory, filenames.MANIFEST), 0, meaning)]
         check = _Check(filesystem, directory, version)
         try:
             findings = list(check.of_what_moves())
@@ -58,6 +63,14 @@ def verify(directory: str, filesystem: FileSystem | None = None) -> list[Finding
         finally:
             check.close()
     raise AssertionError("the last attempt returns")
+
+
+def _has_lost_its_manifest(filesystem: FileSystem, directory: str) -> bool:
+    """Tell whether there are files of a store, and no MANIFEST."""
+    if filesystem.kind(directory) != "directory":
+        return False
+    names = filesystem.list(directory)
+    return filenames.MANIFEST not in names and any(map(filenames.parse, names))
 
 
 class _Check:
