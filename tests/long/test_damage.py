@@ -1,4 +1,4 @@
-"""``verify`` finds every changed byte of all prepared stores, in the boot that wrote them and later.
+"""``verify`` finds every changed byte of all prepared stores, at once and after a restart.
 
 Run by hand: ``pytest tests/long/test_damage.py -s``; it takes an hour or two.
 OBLIVION_DBM_STRIDE takes each so manieth byte only.
