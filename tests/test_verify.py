@@ -198,6 +198,33 @@ def test_damage_to_a_store_that_moves_on_is_found_all_the_same(tmp_path: Path) -
     engine.close()
 
 
+def test_a_manifest_that_is_damaged_meanwhile_leaves_the_findings_as_they_are(store: Path) -> None:
+    log = min(store.glob("*.wal"))
+    damage(log, 600)
+
+    class Late(FileSystem):
+        def list(self, path: str) -> list[str]:
+            damage(store / "MANIFEST", 40)
+            return super().list(path)
+
+    assert [Path(finding.file) for finding in verify(str(store), Late())] == [log]
+
+
+def test_a_file_of_a_newer_format_is_told_of(tmp_path: Path) -> None:
+    version = plant(tmp_path, KEYS, RECORDS)
+    path, info = tmp_path / "000001.sst", version.runs[0].tables[0]
+    data = bytearray(path.read_bytes())
+    at = len(data) - TAIL.size - FOOTER.size
+    data[at : at + 4] = (2).to_bytes(4, "little")
+    info.footer_crc = crc32c(bytes(data[at - 2 : -TAIL.size]))
+    data[-TAIL.size :] = TAIL.pack(info.footer_crc, TAIL_MAGIC)
+    path.write_bytes(data)
+    (tmp_path / "MANIFEST").write_bytes(render(version))
+    ((name, meaning),) = findings(tmp_path)
+    assert name == path.name
+    assert "a newer one wrote it" in meaning
+
+
 # The directory.
 
 
