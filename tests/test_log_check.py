@@ -217,13 +217,12 @@ def test_what_a_kill_leaves_of_a_close_is_no_finding(log: Log, system: FileSyste
     small(log, close=False)
     log.close()
     whole = log.path(2).read_bytes()
-    for count in range(NUMBER.size):
-        log.path(2).write_bytes(whole)
-        log.patch(2, ENDED_AT + count, bytes(NUMBER.size - count))
-        assert log.findings(system) == []
-        log.patch(2, ENDED_AT, bytes(NUMBER.size))
-        log.patch(2, ENDED_SUM_AT + count, bytes(NUMBER.size - count))
-        assert log.findings(system) == []
+    # The position is stored last, in one step; before it its crc, and before that the sum.
+    for at, length in ((ENDED_AT + 8, 4), (ENDED_SUM_AT, NUMBER.size)):
+        log.patch(2, ENDED_AT, bytes(8))
+        for count in range(length, -1, -1):
+            log.patch(2, at + count, bytes(length - count))
+            assert log.findings(system) == []
     log.path(2).write_bytes(whole)
     log.patch(2, ENDED_SUM_AT, bytes(NUMBER.size))  # as programs left it that did not know of it
     assert log.findings(system) == []
@@ -231,6 +230,31 @@ def test_what_a_kill_leaves_of_a_close_is_no_finding(log: Log, system: FileSyste
         log.path(2).write_bytes(whole)
         log.patch(2, at, sealed(NUMBER, 4242))
         assert (2, at) in [(number, place) for number, place, _ in log.findings()]
+    log.path(2).write_bytes(whole)
+    log.patch(2, ENDED_AT, sealed(NUMBER, log.ends[1]))  # without bit 63
+    assert log.findings(system) == []
+    for at in range(ENDED_AT, ENDED_SUM_AT + NUMBER.size):
+        if whole[at]:
+            log.path(2).write_bytes(whole)
+            log.patch(2, at, b"\0")
+            assert [number for number, _, _ in log.findings(system)] == [2]
+
+
+@BOOTS
+def test_a_closed_segment_that_was_begun_and_holds_nothing_names_the_one_before(
+    log: Log, system: FileSystem
+) -> None:
+    log.make()
+    log.append(put(b"a"))
+    log.make()
+    log.rotate()
+    log.close()
+    whole = log.path(2).read_bytes()
+    for at in range(CHAIN_AT, CHAIN_SUM_AT + NUMBER.size):
+        if whole[at]:
+            log.path(2).write_bytes(whole)
+            log.patch(2, at, b"\0")
+            assert [number for number, _, _ in log.findings(system)] == [2]
 
 
 def test_a_crash_of_the_machine_may_take_what_was_not_synced(log: Log) -> None:

@@ -11,7 +11,7 @@
     160  first sequence u64 | crc u32            (instead of the header's, if not zeros)
     176  the sum of the segment before u64 | crc u32
     192  appended-up-to u64
-    208  ended-at u64 | crc u32                  (zeros until the writer has closed)
+    208  ended-at u64, bit 63 set | crc u32      (zeros until the writer has closed)
     224  the sum up to there u64 | crc u32
     512  synced-up-to u64 | running crc u32 | crc u32 | sum u64 | crc u32
    1024  synced-up-to, the other slot
@@ -58,6 +58,7 @@ SEQUENCE_AT = 160
 CHAIN_SUM_AT = 176
 ENDED_AT = 208
 ENDED_SUM_AT = 224
+_ENDED = 1 << 63
 _MARK = Struct("<QII")
 _SUMMED = Struct("<QIIQI")
 SLOT_SIZE = _SUMMED.size
@@ -115,6 +116,21 @@ def pack_header(
 def pack_number(number: int) -> bytes:
     """Return a field that holds one number and its crc."""
     return sealed(NUMBER, number)
+
+
+def pack_end(position: int) -> bytes:
+    """Return what says where the log has ended; the first eight bytes are to be stored last.
+
+    Bit 63 is set, so that no single byte that is zeroed makes it look as if they were
+    not stored yet.
+    """
+    return sealed(NUMBER, position | _ENDED)
+
+
+def read_end(field: bytes) -> int | None:
+    """Return where the log has ended; None where nothing says so, or what does not check."""
+    fields = unsealed(NUMBER, field)
+    return None if fields is None else int(fields[0]) & ~_ENDED
 
 
 def pack_slot(position: int, running: int, total: int) -> bytes:

@@ -25,7 +25,9 @@ from oblivion_dbm.engine.header_page import (
     SEQUENCE_AT,
     SLOT_SIZE,
     SLOTS_AT,
+    pack_end,
     pack_number,
+    read_end,
     read_slot,
     sealed,
     unsealed,
@@ -86,7 +88,7 @@ class SegmentCheck:
         self._appended = segment.appended
         self._slots = {at: read_slot(self._page, at) for at in SLOTS_AT}
         self._synced = max((slot[0] for slot in self._slots.values() if slot), default=0)
-        self._ended = self._number(ENDED_AT)
+        self._ended = read_end(self._page[ENDED_AT : ENDED_AT + NUMBER.size])
         self._required = max(self._appended, self._synced) if self._live else self._synced
         self.filled = self._required > segment.prelude_end
         self.end = DATA_AT
@@ -103,11 +105,6 @@ class SegmentCheck:
             self._filesystem.sleep(_MOMENT)
             page = bytes(self.segment.buffer[:DATA_AT])
         return page
-
-    def _number(self, at: int) -> int | None:
-        """Return a number of the page, None where there is none that checks."""
-        fields = unsealed(NUMBER, self._page[at : at + NUMBER.size])
-        return None if fields is None else int(fields[0])
 
     def _finding(self, offset: int, meaning: str) -> Finding:
         return Finding(self.segment.path, offset, meaning)
@@ -202,8 +199,7 @@ class SegmentCheck:
             yield self._finding(self.end, "a SEAL, and more that was published behind it")
         if self.sealed and self._synced >= self.end != self._appended:
             yield self._finding(APPENDED_AT, f"appended-up-to is {self._appended}, not {self.end}")
-        yield from self._check_mark(ENDED_AT, self.end)
-        yield from self._check_mark(ENDED_SUM_AT, segment.total(self.end))
+        yield from self._check_marks()
         if self._is_closed or (self.sealed and (self._live or self._synced >= self.end)):
             yield from self._check_zeros()
         elif self._live and not self.sealed:
@@ -214,22 +210,32 @@ class SegmentCheck:
                     meaning = f"appended-up-to is {self._appended}, and several records follow"
                     yield self._finding(APPENDED_AT, meaning)
 
-    def _check_mark(self, at: int, number: int) -> Iterator[Finding]:
-        """Check what is said of the end at ``at``, which should be ``number``, or nothing."""
-        mark, expected = self._page[at : at + NUMBER.size], pack_number(number)
-        if self.sealed:
-            expected = bytes(NUMBER.size)
-        elif self._ended is None and _within(mark, expected):
-            return  # a kill has cut it short
-        elif self._ended not in (None, self.end) and not self._is_closed:
-            return  # a crash of the machine has taken what was not synced
-        elif at == ENDED_SUM_AT and not any(mark):
-            return  # by a program that did not know of it
-        if mark != expected:
-            meaning = (
-                f"what is said of the end of the log does not fit the records up to {self.end}"
-            )
-            yield self._finding(at, meaning)
+    def _check_marks(self) -> Iterator[Finding]:
+        """Check what is said of the end of the log; the position is stored last, as one."""
+        page, end = self._page, self.end
+        position = page[ENDED_AT : ENDED_AT + 8]
+        marks = [
+            (ENDED_AT, page[ENDED_AT : ENDED_AT + NUMBER.size], pack_end(end)),
+            (
+                ENDED_SUM_AT,
+                page[ENDED_SUM_AT : ENDED_SUM_AT + NUMBER.size],
+                pack_number(self.segment.total(end)),
+            ),
+        ]
+        for at, mark, expected in marks:
+            if self.sealed:
+                fits = not any(mark)
+            elif not any(position):
+                fits = _within(mark, expected)  # a kill has cut it short
+            elif self._ended not in (None, end) and not self._is_closed:
+                fits = True  # a crash of the machine may have taken what was not synced
+            elif at == ENDED_AT:
+                fits = self._ended == end
+            else:
+                fits = mark == expected or not any(mark)  # by a program that did not know of it
+            if not fits:
+                meaning = f"what is said of the end of the log does not fit records up to {end}"
+                yield self._finding(at, meaning)
 
     def _check_zeros(self) -> Iterator[Finding]:
         buffer = self.segment.buffer
@@ -269,11 +275,13 @@ class SegmentCheck:
             fields = {at: bytes(len(field)) for at, field in before.ending().items()}
         else:
             return  # the machine has crashed between the two
+        begun = any(self._page[CHAIN_AT : CHAIN_SUM_AT + NUMBER.size])
         for at, expected in fields.items():
             data = self._page[at : at + len(expected)]
             # Programs that did not know of a field have left zeros.
             unknown = at != CHAIN_AT and not any(data)
-            if data != expected and (self.filled or not _within(data, expected)) and not unknown:
+            whole = self.filled or (self._is_closed and begun)
+            if data != expected and (whole or not _within(data, expected)) and not unknown:
                 meaning = (
                     f"this is not what goes on from byte {before.end} of {before.segment.path}"
                 )

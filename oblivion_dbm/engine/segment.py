@@ -27,8 +27,10 @@ from oblivion_dbm.engine.header_page import (
     NUMBER,
     SEQUENCE_AT,
     SLOTS_AT,
+    pack_end,
     pack_number,
     pack_slot,
+    read_end,
     read_slot,
     unsealed,
 )
@@ -147,9 +149,9 @@ class Segment:
     def ended(self) -> int | None:
         """The position behind which nothing was ever stored; None where nobody says so.
 
-        A kill may have torn it: then nobody does.
+        A kill may have cut it short: then nobody does.
         """
-        position = self._number(ENDED_AT)
+        position = read_end(self.buffer[ENDED_AT : ENDED_AT + NUMBER.size])
         return position if position is not None and position >= DATA_AT else None
 
     def _number(self, at: int) -> int | None:
@@ -243,7 +245,7 @@ class Segment:
         page = bytearray(self.buffer[:DATA_AT])
         fields = {at: pack_slot(end, self.running_crc(end), self.total(end)) for at in SLOTS_AT}
         fields[APPENDED_AT] = APPENDED.pack(end)
-        fields[ENDED_AT] = bytes(NUMBER.size) if sealed else pack_number(end)
+        fields[ENDED_AT] = bytes(NUMBER.size) if sealed else pack_end(end)
         fields[ENDED_SUM_AT] = bytes(NUMBER.size) if sealed else pack_number(self.total(end))
         if not begun:
             fields[CHAIN_AT] = bytes(CHAIN.size)

@@ -37,6 +37,7 @@ from oblivion_dbm.engine.header_page import (
     NUMBER,
     SEQUENCE_AT,
     SLOTS_AT,
+    pack_end,
     pack_header,
     pack_number,
     pack_slot,
@@ -212,8 +213,8 @@ class WAL:
         Returns (number, length, running crc, sum) for the next segment's header.
         """
         if not self.sealed:
-            for place in (ENDED_AT, ENDED_SUM_AT):
-                self._store(place, bytes(NUMBER.size))
+            self._store(ENDED_AT, bytes(8))
+            self._store(ENDED_AT, bytes(ENDED_SUM_AT + NUMBER.size - ENDED_AT))
             end = position + len(SEAL_RECORD)
             if end > self.capacity:
                 self.grow(end)
@@ -235,7 +236,9 @@ class WAL:
         """Write down that nothing will be stored at or behind ``position``."""
         if not self.sealed:
             self._store(ENDED_SUM_AT, pack_number(self.cover(position)[2]))
-            self._store(ENDED_AT, pack_number(position))
+            end = pack_end(position)
+            self._store(ENDED_AT + 8, end[8:])
+            self._store(ENDED_AT, end[:8])
 
     def close(self) -> None:
         """Let go of the map and the file; what was appended stays.  Again is fine."""
