@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 import oblivion_dbm
+from gates.failure import descriptors
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 IMPORTED = Path(oblivion_dbm.__file__).resolve().parent
@@ -39,6 +41,14 @@ def pytest_configure() -> None:
 def pytest_report_header() -> str:
     """Say which package is tested."""
     return f"testing: oblivion_dbm {oblivion_dbm.__version__} in {IMPORTED}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_open() -> Iterator[None]:
+    """Find the descriptors that the tests of a file, or what they test, have left open."""
+    before = descriptors()
+    yield
+    assert descriptors() <= before
 
 
 def _checkout_is_wanted() -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from gates.failure import descriptors
 from oblivion_dbm import error
 from oblivion_dbm.engine.backup import backup, restore
 from oblivion_dbm.engine.filesystem import File, FileSystem
@@ -195,7 +196,7 @@ for operation in OPERATIONS:
 
 def each_failure(act: Callable[[FileSystem], object], for_ever: bool) -> Iterator[bool]:
     """Let ``act`` fail at each operation in turn; yield whether it has raised."""
-    number = 0
+    number, before = 0, descriptors()
     while True:
         number += 1
         system = Failing(number, for_ever)
@@ -207,7 +208,7 @@ def each_failure(act: Callable[[FileSystem], object], for_ever: bool) -> Iterato
         if not system.has_failed:
             assert not raised
             assert number > 50
-            print(f"{number} operations")
+            assert descriptors() == before
             return
         yield raised
 

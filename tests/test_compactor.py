@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
-import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gates.failure import descriptors
 from oblivion_dbm import CorruptionError, error
 from oblivion_dbm.engine.compactor import Compactor
 from oblivion_dbm.engine.filesystem import File, FileSystem
@@ -36,12 +35,6 @@ def records_of(table: Table) -> dict[bytes, bytes]:
         key: encode(DELETE, key, b"") if value is None else encode(PUT, key, value)
         for key, value in table.items()
     }
-
-
-def descriptors() -> int:
-    """Return how many descriptors are open, those of forgotten handles left out."""
-    gc.collect()
-    return len(os.listdir("/dev/fd"))
 
 
 class House:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 import oblivion_dbm.engine.recovery as recovery_module
+from gates.failure import descriptors
 from oblivion_dbm import CorruptionError, Database, error
 from oblivion_dbm.engine.compactor import Compactor
 from oblivion_dbm.engine.filesystem import File, FileSystem
@@ -42,12 +42,6 @@ def path(tmp_path: Path) -> str:
 
 def open_it(path: str, flag: str = "c", system: FileSystem = SYSTEM, **more: Any) -> Any:
     return open_store(path, flag, Options(**more), 0o666, system)
-
-
-def descriptors() -> int:
-    """Return how many descriptors are open, those of forgotten handles left out."""
-    gc.collect()
-    return len(os.listdir("/dev/fd"))
 
 
 def contents(engine: Any) -> dict[bytes, bytes]:

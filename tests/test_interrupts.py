@@ -13,7 +13,6 @@ OBLIVION_DBM_INTERRUPTS says; 0 leaves none out, and takes minutes.
 from __future__ import annotations
 
 import dis
-import gc
 import os
 import shutil
 import sys
@@ -30,6 +29,7 @@ from typing import Any
 import pytest
 
 import oblivion_dbm
+from gates.failure import descriptors
 from oblivion_dbm import Database, error
 from oblivion_dbm.engine.kernel import Appender
 from oblivion_dbm.engine.record import PUT, encode
@@ -368,12 +368,6 @@ def in_thread(call: Callable[[], object]) -> None:
     assert not thread.is_alive(), "a lock was left held"
     if problems:
         raise problems[0]
-
-
-def descriptors() -> int:
-    """Return how many descriptors are open."""
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
 
 
 def go_on(db: Database, place: int, models: list[Model]) -> Model:

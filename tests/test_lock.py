@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import gc
 import os
 import signal
 import threading
@@ -14,17 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from gates.failure import descriptors
 from oblivion_dbm import error
 from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.lock import GenerationWord, WriterLock
 
 SYSTEM = FileSystem()
-
-
-def descriptors() -> int:
-    """Return how many descriptors are open, those of forgotten handles left out."""
-    gc.collect()
-    return len(os.listdir("/dev/fd"))
 
 
 def assert_taken(path: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import threading
 import traceback
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gates.failure import descriptors
 from oblivion_dbm import CorruptionError, error
 from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.options import Options
@@ -37,12 +37,6 @@ def disk(folder: str | Path) -> dict[str, tuple[int, bytes]]:
         for file in Path(folder).rglob("*")
         if file.is_file()
     }
-
-
-def descriptors() -> int:
-    """Return how many descriptors are open, those of forgotten handles left out."""
-    gc.collect()
-    return len(os.listdir("/dev/fd"))
 
 
 def make(path: str, **pairs: str) -> None:

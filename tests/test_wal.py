@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import gc
 import mmap
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gates.failure import descriptors
 from oblivion_dbm import CorruptionError, error
 from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.header_page import DATA_AT, pack_header
@@ -36,12 +35,6 @@ def make(folder: Path, back_end: str = "mapped", system: FileSystem = SYSTEM, **
         back_end=back_end,
         **more,
     )
-
-
-def descriptors() -> int:
-    """Return how many descriptors are open, those of forgotten handles left out."""
-    gc.collect()
-    return len(os.listdir("/dev/fd"))
 
 
 def append(wal: WAL, position: int, record: bytes) -> int:

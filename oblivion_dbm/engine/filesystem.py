@@ -12,7 +12,7 @@ import mmap
 import os
 from _thread import RLock
 from _weakref import ref
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from time import monotonic, sleep
 
 from oblivion_dbm.errors import error
@@ -24,7 +24,7 @@ except ImportError:  # pragma: no cover - Windows has no flock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any, TypeVar
 
     Call = TypeVar("Call", bound=Callable[..., Any])
@@ -287,6 +287,13 @@ class FileSystem:
 #: that a fork finds it whole, and that no finaliser has to take a lock.
 _watchers: dict[ref[Any], None] = {}
 _forking = RLock()
+
+
+def close_all(things: Iterable[Any]) -> None:
+    """Close all of them; what one raises is raised in the end."""
+    with ExitStack() as closing:
+        for thing in things:
+            closing.callback(thing.close)
 
 
 def after_fork(handle: Any) -> None:

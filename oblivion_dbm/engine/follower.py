@@ -7,6 +7,7 @@ appended-up-to in the live log segment; each look costs some 30 ns.
 
 from __future__ import annotations
 
+from oblivion_dbm.engine.filesystem import close_all
 from oblivion_dbm.engine.lock import GenerationWord
 from oblivion_dbm.engine.manifest import load, missing_is_damage
 from oblivion_dbm.engine.memtable import MemTable
@@ -108,11 +109,9 @@ class Follower:
             recovery.close()
             raise
         old, self._logs = self._logs, recovery.logs
-        for log in old:
-            if log not in self._logs:
-                log.segment.close()
         self.tree.memtables = [log.memtable for log in reversed(self._logs)] or [MemTable()]
         self.tree.show()
+        close_all(log.segment for log in old if log not in self._logs)
 
     def _advance(self) -> None:
         """Apply what the logs hold beyond what was read, and watch where that ends.
@@ -170,7 +169,8 @@ class Follower:
         with self._lock:
             self._ended = True
             self._watched = (-1,)
-            self._word.close()
             logs, self._logs = self._logs, []
-            for log in logs:
-                log.segment.close()
+            try:
+                self._word.close()
+            finally:
+                close_all(log.segment for log in logs)

@@ -8,6 +8,7 @@ from oblivion_dbm.engine import filenames
 from oblivion_dbm.engine.damage import Loss
 from oblivion_dbm.engine.damaged_log import DamagedLog
 from oblivion_dbm.engine.damaged_table import DamagedTable
+from oblivion_dbm.engine.filesystem import close_all
 from oblivion_dbm.engine.manifest import begins_as_one, load
 from oblivion_dbm.engine.recovery import check_newest
 from oblivion_dbm.errors import CorruptionError, error
@@ -91,5 +92,4 @@ class Inventory:
 
     def close(self) -> None:
         """Let go of the logs."""
-        for log in self.logs:
-            log.close()
+        close_all(self.logs)

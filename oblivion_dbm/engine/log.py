@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from _thread import RLock
 
+from oblivion_dbm.engine.filesystem import close_all
 from oblivion_dbm.engine.kernel import depth, refuse
 from oblivion_dbm.engine.options import FULL
 from oblivion_dbm.engine.wal import WAL
@@ -208,10 +209,9 @@ class Log:
                 self.synced = max(self.synced, wal.sequence(wal.end))
 
         self._without_syncs(drop)
-        for wal in gone:
-            # Without a lock: the file has no name by now, and to free its room
-            # takes the system tens of milliseconds.
-            wal.close()
+        # Without a lock: the file has no name by now, and to free its room
+        # takes the system tens of milliseconds.
+        close_all(gone)
 
     def _without_syncs(self, call: Callable[[], None]) -> None:
         """Call with the appender's lock while nobody syncs."""
@@ -239,15 +239,7 @@ class Log:
 
     def _close(self) -> None:
         self._appender.target = self._appender.words = None
-        problems = []
-        for wal in (*self.sealed, self.live, self.prepared):
-            try:
-                if wal is not None:
-                    wal.close()
-            except error as problem:  # noqa: PERF203 - the others are let go of all the same
-                problems.append(problem)
-        if problems:
-            raise problems[0]
+        close_all(filter(None, (*self.sealed, self.live, self.prepared)))
 
 
 def _failure(problem: BaseException, outside: BaseException | None) -> OSError | None:

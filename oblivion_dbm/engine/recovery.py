@@ -8,6 +8,7 @@ above it the first bad record ends the log.
 from __future__ import annotations
 
 from oblivion_dbm.engine import filenames
+from oblivion_dbm.engine.filesystem import close_all
 from oblivion_dbm.engine.header_page import APPENDED_AT, DATA_AT
 from oblivion_dbm.engine.kernel import replay
 from oblivion_dbm.engine.memtable import Layer, MemTable
@@ -377,6 +378,5 @@ class Recovery:
 
     def close(self) -> None:
         """Let go of the segments that were opened for it; known ones stay open."""
-        for log in self._opened:
-            log.segment.close()
-        self._opened = []
+        opened, self._opened = self._opened, []
+        close_all(log.segment for log in opened)

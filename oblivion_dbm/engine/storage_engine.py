@@ -254,8 +254,10 @@ class Reader(StorageEngine):
     def close(self) -> None:
         """End the handle; again is fine."""
         with self.lock:  # as one: nobody looks for what is new in between
-            super().close()
-            self._follower.close()
+            try:
+                super().close()
+            finally:
+                self._follower.close()
 
 
 class Writer(StorageEngine):

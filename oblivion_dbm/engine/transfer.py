@@ -14,7 +14,7 @@ means that a segment is empty until the MANIFEST names it.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from errno import EACCES, EAGAIN, EMLINK, ENOENT, ENOSYS, ENOTSUP, EOPNOTSUPP, EPERM, EXDEV
 
 from oblivion_dbm.engine.filenames import MANIFEST, fresh
@@ -133,10 +133,11 @@ class Held:
 
     def close(self) -> None:
         """Let go of all files."""
-        if self._recovery is not None:
-            self._recovery.close()
-        while self.files:
-            self._filesystem.close(self.files.popitem()[1])
+        with ExitStack() as closing:  # all of them, also where one raises
+            while self.files:
+                closing.callback(self._filesystem.close, self.files.popitem()[1])
+            if self._recovery is not None:
+                closing.callback(self._recovery.close)
 
 
 def tables_of(version: Version) -> list[TableInfo]:

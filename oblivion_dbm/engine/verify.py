@@ -6,10 +6,10 @@ moment is opened, and stays readable whatever is removed meanwhile.
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 
 from oblivion_dbm.engine import filenames, lock
-from oblivion_dbm.engine.filesystem import FileSystem
+from oblivion_dbm.engine.filesystem import FileSystem, close_all
 from oblivion_dbm.engine.finding import Finding, found
 from oblivion_dbm.engine.log_check import check_logs
 from oblivion_dbm.engine.manifest import RESERVE, load, missing_is_damage
@@ -178,11 +178,7 @@ class _Check:
 
     def close(self) -> None:
         """Let go of all files."""
-        for segment in filter(None, self._segments):
-            segment.close()
-        for run in self._runs:
-            for table in filter(None, run):
-                table.close()
+        close_all(filter(None, chain(self._segments, *self._runs)))
 
 
 def _listed(findings: Iterator[Finding]) -> Iterator[Finding]:

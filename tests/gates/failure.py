@@ -183,6 +183,7 @@ _NOBODY = _Nobody()
 
 
 def descriptors() -> int:
+    """Return how many descriptors are open, those of forgotten handles left out."""
     gc.collect()
     return len(os.listdir("/proc/self/fd"))
 
