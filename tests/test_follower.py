@@ -610,8 +610,10 @@ def test_a_chain_that_a_kill_cut_short_is_no_damage_as_long_as_nothing_follows(
     target = hand.wals[1].target
     chain = target[128:152]
     target[128:152] = chain[:length] + bytes(24 - length)
-    for engine in (reader, open_it(path, "r")):
+    second = open_it(path, "r")
+    for engine in (reader, second):
         assert list(contents(engine)) == [b"a"]
+    second.close()
     copy = path + "-copy"
     shutil.copytree(path, copy)
     writer = open_it(copy, "w")
@@ -620,6 +622,7 @@ def test_a_chain_that_a_kill_cut_short_is_no_damage_as_long_as_nothing_follows(
     target[128:152] = chain
     hand.put(b"b")
     assert list(contents(reader)) == [b"a", b"b"]
+    reader.close()
     hand.close()
 
 

@@ -188,7 +188,9 @@ def test_the_holder_is_written_down_at_once_and_struck_out_at_the_end(tmp_path: 
     lock.release()
     assert recorded(tmp_path) == 0
     lock.release()
-    assert WriterLock(SYSTEM, str(tmp_path)).generation == 1
+    again = WriterLock(SYSTEM, str(tmp_path))
+    assert again.generation == 1
+    again.release()
 
 
 def held_by_a_child(path: str) -> tuple[int, int]:
@@ -229,7 +231,8 @@ def test_a_holder_in_another_process_is_named(tmp_path: Path) -> None:
 
 def test_a_dead_holder_is_never_named(tmp_path: Path) -> None:
     """Who has just taken the lock has not written down who it is yet."""
-    child, _ = held_by_a_child(str(tmp_path))
+    child, go = held_by_a_child(str(tmp_path))
+    os.close(go)
     end(child)
     assert recorded(tmp_path) == child
     with open(tmp_path / "LOCK", "r+b") as other:
@@ -367,7 +370,6 @@ class Failing(FileSystem):
 def test_an_opening_that_fails_gives_everything_back(
     tmp_path: Path, name: str, problem: BaseException
 ) -> None:
-    WriterLock(SYSTEM, str(tmp_path)).bump()
     (tmp_path / "other").mkdir()
     before = descriptors()
     for _ in range(2):
@@ -381,12 +383,13 @@ def test_an_opening_that_fails_gives_everything_back(
 def test_an_opener_that_is_refused_and_interrupted_leaves_the_holder_s_file_alone(
     tmp_path: Path,
 ) -> None:
-    child, _ = held_by_a_child(str(tmp_path))
+    child, go = held_by_a_child(str(tmp_path))
     before = (tmp_path / "LOCK").read_bytes()
     for name in ("open", "lock"):
         with pytest.raises(KeyboardInterrupt):
             WriterLock(Failing(name, KeyboardInterrupt()), str(tmp_path))
         assert (tmp_path / "LOCK").read_bytes() == before
+    os.close(go)
     end(child)
 
 

@@ -6,6 +6,7 @@
 * ``history``: random operations, and the states that they may leave
 * ``crash``, ``kill``, ``failure``, ``full_disk``, ``failed_sync``, ``damage``: one trial of
   each kind
+* ``ruin``: a repair, and what it must make of random damage
 * ``prepared``: stores to be damaged
 * ``suites``: tests of the fast suite, with larger numbers
 * ``gate``: trials in forked children, seed by seed, and what came of them
@@ -13,7 +14,7 @@
 
 from __future__ import annotations
 
-from gates import crash, damage, failed_sync, failure, full_disk, kill, suites
+from gates import crash, damage, failed_sync, failure, full_disk, kill, ruin, suites
 from gates.gate import Gate
 
 GATES = {
@@ -37,13 +38,17 @@ GATES = {
             {"change": 1, "long": 1},
             seeds=lambda _: 1,
         ),
-        Gate("damage", "damages", damage.trial, {"change": 5000, "long": 200_000}),
+        Gate("damage", "damages", damage.trial, {"change": 5000, "long": 100_000}),
         Gate(
             "bytes",
             "changed bytes",
             damage.trial_of_bytes,
             {"change": 1000, "long": None},
             seeds=lambda _: damage.byte_seeds(),
+        ),
+        Gate("ruin", "repairs", ruin.trial, {"change": 500, "long": 20_000}),
+        Gate(
+            "leftovers", "repairs without a MANIFEST", ruin.leftovers, {"change": 200, "long": 5000}
         ),
         Gate("readers", "seconds of reading", suites.readers, {"change": 20, "long": 3600}, jobs=1),
         Gate("forks", "runs of forks", suites.forks, {"change": 1, "long": 10}, jobs=1),

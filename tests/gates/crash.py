@@ -84,6 +84,7 @@ class Crashes:
         engine._path.queue.worker.close()
         engine._path.maintenance.worker.close()
         self.states.clear()  # what the threads have added until now, too
+        engine._path.log.close()
         engine.forked()
         disk.close_all()
         # The next round begins with what is left.

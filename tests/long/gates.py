@@ -8,6 +8,7 @@
 
 Run it with the interpreter that the package is installed for. What came of each trial is
 appended to a file of results, a line of JSON each; ``--resume`` goes on behind the last.
+They work in memory (/dev/shm) where that is there; TMPDIR says where else.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gates import GATES
-from gates.gate import SIZES, Results, run
+from gates.gate import SIZES, Results, memory, run
 
 
 def arguments() -> argparse.Namespace:
@@ -56,7 +57,7 @@ def main() -> int:
     names = given.gates or list(GATES)
     if given.seed is not None:
         for name in names:
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory(dir=memory()) as folder:
                 print(name, GATES[name].trial(given.seed, folder, given.size), GATES[name].unit)
         return 0
     results = Results(given.results, given.size, given.resume)
