@@ -24,6 +24,7 @@ from oblivion_dbm.engine.record import RESIDUE
 from oblivion_dbm.engine.segment import Segment
 from oblivion_dbm.engine.sstable import SSTable
 
+LEAVES_OPEN = "what a planted bug stops in the middle closes nothing"
 TRIALS = int(os.environ.get("OBLIVION_DBM_MUTATIONS", "300"))
 
 

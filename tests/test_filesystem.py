@@ -8,7 +8,8 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,11 @@ SYSTEM = FileSystem()
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> File:
-    return SYSTEM.create(str(tmp_path / "file"))
+def file(tmp_path: Path) -> Iterator[File]:
+    made = SYSTEM.create(str(tmp_path / "file"))
+    yield made
+    with suppress(error):  # some tests have closed it
+        SYSTEM.close(made)
 
 
 def test_a_created_file_is_new(tmp_path: Path) -> None:
@@ -107,6 +111,7 @@ def test_mapping_more_than_there_is_is_an_error_and_no_crash(file: File) -> None
     empty = SYSTEM.create(file.path + "2")
     with pytest.raises(error):
         SYSTEM.map(empty, 0)
+    SYSTEM.close(empty)
 
 
 def test_allocating_promises_room_and_keeps_what_is_there(file: File) -> None:
@@ -223,6 +228,7 @@ def test_descriptors_are_not_handed_to_programs_that_are_started(file: File) -> 
     again = SYSTEM.open(file.path)
     assert not os.get_inheritable(file.descriptor)
     assert not os.get_inheritable(again.descriptor)
+    SYSTEM.close(again)
 
 
 class Handle:
@@ -370,4 +376,5 @@ def test_a_file_system_that_wraps_another_is_asked_for_everything(tmp_path: Path
     file = system.create(str(tmp_path / "file"))
     system.write(file, 0, b"x")
     assert system.map(file, 1)[:] == b"x"
+    system.close(file)
     assert asked == ["file"]

@@ -20,6 +20,7 @@ from fuzz.targets import TARGETS
 INPUTS = st.one_of(
     st.binary(max_size=200), st.integers(0, 1 << 32).map(lambda seed: Random(seed).randbytes(500))
 )
+LEAVES_OPEN = "one store takes all logs of the seeds, and ends with the process"
 FAILURES = sorted(path for path in (Path(__file__).parent / "fuzz" / "failures").glob("*/*"))
 #: Bytes that a try may allocate at once, whatever the input claims.
 MEMORY = 16 << 20

@@ -34,6 +34,7 @@ from oblivion_dbm.engine.record import RESIDUE
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
+LEAVES_OPEN = "what a planted bug stops in the middle closes nothing"
 #: What a trial raises that has found something.
 FINDINGS = (AssertionError, error)
 

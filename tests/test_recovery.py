@@ -39,6 +39,7 @@ class OtherBoot(FileSystem):
 
 
 SAME, OTHER = FileSystem(), OtherBoot()
+LEAVES_OPEN = "segments are made by hand, and forgotten as after a kill"
 BOOTS = pytest.mark.parametrize("system", [SAME, OTHER], ids=["same boot", "other boot"])
 STORE = bytes(range(16))
 

@@ -599,7 +599,7 @@ def test_what_is_wrong_at_an_offset_is_explained(
 ) -> None:
     path = damaged(DATA_AT + 6, b"X")
     segment = Segment(SYSTEM, str(tmp_path), 7, STORE)
-    problem = segment.explain(DATA_AT)
+    problem = segment.explain(DATA_AT, DATA_AT + 100)
     assert (problem.filename, problem.offset) == (str(path), DATA_AT)
     assert "expected crc" in problem.meaning
     segment.close()

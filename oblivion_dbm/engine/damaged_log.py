@@ -236,7 +236,7 @@ class Replay:
 
     def _cut(self, log: _Replayed, end: int) -> None:
         segment = log.segment
-        meaning = f"{segment.explain(log.end).meaning}; the writes from here on are missing"
+        meaning = f"{segment.explain(log.end, end).meaning}; the writes from here on are missing"
         self._lose(log, max(0, end - log.end), meaning)
         self.gaps.append((segment, log.end, segment.end_of_bytes()))
 

@@ -151,7 +151,7 @@ class Follower:
         segment.reach(shown)  # after the look: both go on while this goes on
         log.replay(shown)
         if log.end < shown and not log.sealed:
-            raise segment.explain(log.end)
+            raise segment.explain(log.end, shown)
         self.tree.memtables[0].floor = None  # it knows of writes to its own layers only
         # A thread that looks now may see this log's records but not its CLEAR;
         # it must not see those of the next log before that.

@@ -318,7 +318,7 @@ class Recovery:
         segment.reach(max(required, synced))
         log.replay(self._limit(log, required))
         if log.end < required and not log.sealed:
-            raise segment.explain(log.end)
+            raise segment.explain(log.end, required)
         if start == DATA_AT:
             segment.check_sums(log.end)
         self.unsynced = self.unsynced or log.end > synced

@@ -258,13 +258,15 @@ class Segment:
         """Tell whether the file still has its name: a backup's logs are replaced by longer ones."""
         return self.filesystem.is_at(self._file, self.path)
 
-    def explain(self, offset: int) -> CorruptionError:
-        """Return the error that says what is wrong at ``offset``."""
+    def explain(self, offset: int, end: int) -> CorruptionError:
+        """Return what is wrong at ``offset``, where there should be records up to ``end``."""
         try:
-            op = read(self.buffer, offset, len(self.buffer))[0]
+            op, _, _, after = read(self.buffer, offset, len(self.buffer))
         except BadRecord as bad:
             return CorruptionError(self.path, offset, bad.meaning)
-        meaning = "a record beyond the end" if op >= PUT else "no record"
+        meaning = "no record"
+        if op >= PUT:
+            meaning = f"expected records up to {end}, found one that goes on to {after}"
         return CorruptionError(self.path, offset, meaning)
 
     def used_up_to(self, offset: int) -> int:

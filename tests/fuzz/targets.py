@@ -129,7 +129,7 @@ def look_at(found: Segment) -> None:
         found.check_sums(found.appended)
     with suppress(error):
         assert found.first_sequence + found.chain_sum >= 0
-    assert isinstance(found.explain(found.appended), error)
+    assert isinstance(found.explain(found.appended, found.appended), error)
 
 
 def segment(
