@@ -23,6 +23,7 @@ from oblivion_dbm.engine.verify import verify
 from oblivion_dbm.snapshot import Snapshot
 from oblivion_dbm.transaction import Transaction
 
+LEAVES_OPEN = "a crash, as a step, leaves its handles as they are"
 KEYS = st.one_of(
     st.integers(0, 30).map(lambda number: b"%02d" % number),
     st.binary(max_size=3),

@@ -63,7 +63,9 @@ class Cold(FileSystem):
     def _fill(self, path: str, page: int) -> None:
         for of, mapped in self._maps:
             if of == path:
-                content = Path(path).read_bytes()[page * PAGE : (page + 1) * PAGE]
+                with Path(path).open("rb", buffering=0) as file:
+                    file.seek(page * PAGE)
+                    content = file.read(PAGE)
                 mapped[page * PAGE : page * PAGE + len(content)] = content
 
     def evict(self) -> None:

@@ -25,7 +25,7 @@ from oblivion_dbm import Database
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
 #: Of all modes together.
-SECONDS = float(os.environ.get("OBLIVION_DBM_READER_SECONDS", "20"))
+SECONDS = float(os.environ.get("OBLIVION_DBM_READER_SECONDS", "8"))
 MODES: list[dict[str, Any]] = [
     {"sync": "normal"},
     {"sync": "full"},

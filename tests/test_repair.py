@@ -29,6 +29,7 @@ from oblivion_dbm.engine.repair import repair as engine_repair
 from oblivion_dbm.engine.storage_engine import open_store
 from oblivion_dbm.engine.verify import verify
 
+LEAVES_OPEN = "what is stopped in the middle, as by a kill, closes nothing"
 SYSTEM = FileSystem()
 VALUES = {b"%03d" % number: b"value %d" % number for number in range(200)}
 

@@ -15,7 +15,7 @@ import pytest
 
 from gates.ruin import leftovers, trial
 
-RUINS = int(os.environ.get("OBLIVION_DBM_RUINS", "60"))
+RUINS = int(os.environ.get("OBLIVION_DBM_RUINS", "25"))
 
 
 @pytest.mark.parametrize("kind", [trial, leftovers])

@@ -277,7 +277,7 @@ def test_a_snapshot_is_collected_in_the_middle_of_a_write_of_its_own_thread(
     monkeypatch.setattr(Tree, "show", collecting)
     gc.disable()
     try:
-        for number in range(20):
+        for number in range(8):
             forget_one()  # after which a write has to make room, with the lock held
             with pytest.warns(ResourceWarning, match="never closed"):
                 db[b"%d" % number] = b"new"
@@ -286,8 +286,8 @@ def test_a_snapshot_is_collected_in_the_middle_of_a_write_of_its_own_thread(
                 db.snapshot().close()
     finally:
         gc.enable()
-    assert dict(db) == {**MODEL, **{b"%d" % number: b"new" for number in range(20)}}
-    assert sum(found > 0 for found in collections) >= 40
+    assert dict(db) == {**MODEL, **{b"%d" % number: b"new" for number in range(8)}}
+    assert sum(found > 0 for found in collections) >= 16
 
 
 # Threads.

@@ -350,7 +350,7 @@ def test_any_changed_byte_of_a_closed_store_is_found(
     dice = random.Random(number)
     synced = damages.synced_files(store, system)
     for name in sorted(synced):
-        for at in dice.sample(range(len(store.files[name])), min(20, len(store.files[name]))):
+        for at in dice.sample(range(len(store.files[name])), min(8, len(store.files[name]))):
             assert damages.missed_bytes(str(path), store.files[name], name, [at], system) == []
 
 

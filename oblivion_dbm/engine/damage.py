@@ -8,6 +8,7 @@ zeros, which no crc takes for anything.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from errno import EIO, ENOTSUP
 from itertools import pairwise
 from typing import NamedTuple
@@ -131,7 +132,8 @@ class Reading:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._files.close(self._file)
+        with suppress(error):  # what was only read has nothing to lose
+            self._files.close(self._file)
 
     @property
     def size(self) -> int:
