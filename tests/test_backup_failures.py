@@ -8,18 +8,18 @@ done or not.
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gates.failure import descriptors
+from gates.failure import Failing, descriptors
 from oblivion_dbm import error
 from oblivion_dbm.engine.backup import backup, restore
 from oblivion_dbm.engine.filesystem import File, FileSystem
@@ -159,53 +159,17 @@ def check_whole(place: Path, expected: Contents, filesystem: FileSystem = SYSTEM
 # The n-th failure.
 
 
-class Failing(FileSystem):
-    """Fails at the n-th operation, and, if ``for_ever``, at all after it."""
-
-    def __init__(self, number: int, for_ever: bool) -> None:
-        self.number = number
-        self.for_ever = for_ever
-        self.count = 0
-
-    @property
-    def has_failed(self) -> bool:
-        return self.count >= self.number
-
-    def step(self, name: str, *arguments: Any, **more: Any) -> Any:
-        self.count += 1
-        fails = self.count == self.number or (self.for_ever and self.count > self.number)
-        if fails and name not in ("close", "unlock"):
-            raise error(errno.EIO, f"{name} failed", str(arguments[0]))
-        result = getattr(FileSystem, name)(self, *arguments, **more)
-        if fails:
-            raise error(errno.EIO, f"{name} failed")
-        return result
-
-
-OPERATIONS = """
-    create open close size mode read write sync sync_directory map rename link remove
-    make_directory list inode lock unlock is_at
-""".split()
-for operation in OPERATIONS:
-    setattr(
-        Failing,
-        operation,
-        lambda self, *arguments, _name=operation, **more: self.step(_name, *arguments, **more),
-    )
-
-
 def each_failure(act: Callable[[FileSystem], object], for_ever: bool) -> Iterator[bool]:
     """Let ``act`` fail at each operation in turn; yield whether it has raised."""
-    number, before = 0, descriptors()
-    while True:
-        number += 1
-        system = Failing(number, for_ever)
+    before = descriptors()
+    for number in count():
+        system = Failing(number, "for ever" if for_ever else "once")
         raised = False
         try:
             act(system)
         except error:
             raised = True
-        if not system.has_failed:
+        if not system.failed:
             assert not raised
             assert number > 50
             assert descriptors() == before

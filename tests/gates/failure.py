@@ -34,6 +34,8 @@ FAILURES = {
     "write": errno.ENOSPC, "sync": errno.EIO, "sync_directory": errno.EIO,
     "allocate": errno.ENOSPC, "map": errno.ENOMEM, "rename": errno.EIO, "remove": errno.EIO,
     "make_directory": errno.ENOSPC, "list": errno.EIO, "inode": errno.EIO, "close": errno.EIO,
+    "mode": errno.EIO, "link": errno.EIO, "remove_directory": errno.EIO,
+    "lock": errno.ENOLCK, "unlock": errno.EIO, "is_at": errno.EIO,
 }  # fmt: skip
 LATE = ("sync", "sync_directory", "rename", "remove", "close")
 WAYS = ("once", "for ever", "late")
@@ -73,7 +75,7 @@ def _failing(name: str) -> Callable[..., Any]:
         if name == "write":
             file, offset, data = arguments
             does(self, file, offset, data[: len(data) // 2])
-        elif name == "close" or (self.way == "late" and name in LATE):
+        elif name in ("close", "unlock") or (self.way == "late" and name in LATE):
             does(self, *arguments, **more)
         raise error(FAILURES[name], f"{name} was told to fail", path)
 
