@@ -17,6 +17,7 @@ import pytest
 
 import oblivion_dbm
 from gates.failure import descriptors
+from gates.gate import memory
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 IMPORTED = Path(oblivion_dbm.__file__).resolve().parent
@@ -24,6 +25,10 @@ IMPORTED = Path(oblivion_dbm.__file__).resolve().parent
 # Tests write to disks, whose speed says nothing about right or wrong.
 hypothesis.settings.register_profile("disk", hypothesis.settings(), deadline=None, print_blob=True)
 hypothesis.settings.load_profile("disk")
+
+# Or they work in memory, unless TMPDIR says where.
+if memory():
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory()))
 
 
 def pytest_configure() -> None:

@@ -27,6 +27,8 @@ LONGEST = 1800
 #: Failures of one gate after which no more trials are begun.
 MOST_FAILURES = 5
 SIZES = ("change", "long")
+#: A folder in memory, and the room that there must be in it.
+_MEMORY, _ROOM = "/dev/shm", 2 << 30
 
 
 class Gate(NamedTuple):
@@ -124,11 +126,13 @@ class Child:
 def memory() -> str | None:
     """Return a folder in memory, None where there is none or TMPDIR says where to work.
 
-    What a disk would have after a crash is what a trial keeps book of; so nobody needs to
+    What a disk would have after a crash is what a test keeps book of; so nobody needs to
     wait for a real one.
     """
-    here = "TMPDIR" not in os.environ and os.access("/dev/shm", os.W_OK | os.X_OK)
-    return "/dev/shm" if here else None
+    if "TMPDIR" in os.environ or not os.access(_MEMORY, os.W_OK | os.X_OK):
+        return None
+    status = os.statvfs(_MEMORY)
+    return _MEMORY if status.f_bavail * status.f_frsize >= _ROOM else None
 
 
 def _meaning(status: int) -> str:
