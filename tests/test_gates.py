@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from gates import damage
+from gates import damage, death
 from gates import gate as gate_module
 from gates.crash import Crashes
 from gates.disk import Disk
@@ -26,11 +27,13 @@ from gates.gate import Gate, Results
 from gates.gate import run as run_gate
 from oblivion_dbm import error
 from oblivion_dbm.engine.compactor import Compactor
+from oblivion_dbm.engine.header_page import SLOTS_AT, pack_slot
 from oblivion_dbm.engine.kernel import Appender
 from oblivion_dbm.engine.log import Log
 from oblivion_dbm.engine.manifest import Manifest
 from oblivion_dbm.engine.policy import Task
-from oblivion_dbm.engine.record import RESIDUE
+from oblivion_dbm.engine.record import PUT, RESIDUE, encode
+from oblivion_dbm.engine.wal import WAL
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
@@ -46,6 +49,14 @@ def crash(folder: Path, disk: type[Disk] = Disk) -> Iterator[Callable[[], None]]
         where.mkdir()
         crashes = Crashes(str(where), seed, sync="normal", background=False, disk=disk)
         yield crashes.go_on
+
+
+def deaths(folder: Path) -> Iterator[Callable[[], object]]:
+    """Yield trials of processes that die."""
+    for seed in range(30):
+        where = folder / str(seed)
+        where.mkdir()
+        yield partial(death.trial, seed, str(where), "change")
 
 
 def is_found(trials: Iterator[Callable[[], object]]) -> bool:
@@ -134,6 +145,37 @@ def test_a_record_that_is_appended_behind_a_torn_one_is_found(
     assert is_found(failing())
 
 
+def test_a_slot_that_is_stored_at_once_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill in the middle would leave the position of one sync with the sum of another."""
+
+    def at_once(self: WAL, mark: tuple[int, int, int]) -> None:
+        if self.target is not None and mark[0] > self.synced:
+            self._store(SLOTS_AT[self._next_slot], pack_slot(*mark))
+            self._next_slot ^= 1
+            self.synced = mark[0]
+
+    monkeypatch.setattr(WAL, "note_synced", at_once)
+    assert is_found(deaths(tmp_path))
+
+
+def test_a_write_that_is_published_before_it_is_stored_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = Appender.put
+
+    def hasty(self: Appender, key: bytes, value: bytes) -> None:
+        record = encode(PUT, key, value)
+        with self.lock:
+            if self.position + len(record) <= self.limit:
+                self.words[0] = self.position + len(record)
+        put(self, key, value)
+
+    monkeypatch.setattr(Appender, "put", hasty)
+    assert is_found(deaths(tmp_path))
+
+
 # Trials that end badly.
 
 
@@ -153,6 +195,13 @@ def raises(seed: int, folder: str, _: str) -> int:
     if seed == 3:
         raise ValueError("the third")
     return 10
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trials work where pytest clears away what a failure leaves."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def results_of(path: Path, gate: Gate, resume: bool = False) -> tuple[int, list[str]]:
@@ -178,6 +227,8 @@ def test_a_trial_that_ends_badly_is_told_of_with_its_seed(
     _, failures = results_of(tmp_path / "results", gate)
     assert failures
     assert all(meaning in failure for failure in failures)
+    for failure in failures:
+        assert Path(failure.rpartition("kept in ")[2], "work").is_dir()
     assert "gates.py some --seed 3" in capfd.readouterr().out
 
 

@@ -1,6 +1,6 @@
 """A writer is killed at a random moment; everything that returned is there: some of the kills.
 
-``python tests/long/gates.py kill`` kills more of them.
+``python tests/long/gates.py kill death`` kills more of them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gates import death
 from gates.kill import KILLS, SYNCS, Victim, queued
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
@@ -21,6 +22,12 @@ def dice() -> random.Random:
     seed = int(os.environ.get("OBLIVION_DBM_SEED", random.randrange(1 << 32)))
     print(f"OBLIVION_DBM_SEED={seed}")
     return random.Random(seed)
+
+
+def test_what_returned_before_a_death_at_any_store_is_there(
+    tmp_path: Path, dice: random.Random
+) -> None:
+    assert death.trial(dice.randrange(1 << 32), str(tmp_path), "change") > 10
 
 
 @needs_fork

@@ -13,14 +13,15 @@
     192  appended-up-to u64
     208  ended-at u64, bit 63 set | crc u32      (zeros until the writer has closed)
     224  the sum up to there u64 | crc u32
-    512  synced-up-to u64 | running crc u32 | crc u32 | sum u64 | crc u32
+    512  synced-up-to u64, bit 63 set | running crc u32 | crc u32 | sum u64 | crc u32
    1024  synced-up-to, the other slot
 
 Each crc is the complement of that of the bytes before it in its field, so that
-zeros do not check.  A *sum* is the XXH64 of the bytes from 4,096 on under the
-first crc as the seed.  The running crc alone would not do: that of records
-which end with their own depends on their lengths, and not on what they say or
-which comes first.  A sum of zero was not made.
+zeros do not check; the last one of a slot leaves the first one out.  A *sum* is
+the XXH64 of the bytes from 4,096 on under the first crc as the seed.  The
+running crc alone would not do: that of records which end with their own depends
+on their lengths, and not on what they say or which comes first.  A sum of zero
+was not made.
 
 >>> pack_header(bytes(16), 7, (0, 4096), bytes(16), 0)[:20].hex(" ")
 '6f 62 6c 69 76 77 61 6c 01 00 00 00 01 00 00 00 00 00 00 00'
@@ -58,10 +59,13 @@ SEQUENCE_AT = 160
 CHAIN_SUM_AT = 176
 ENDED_AT = 208
 ENDED_SUM_AT = 224
-_ENDED = 1 << 63
+#: Set in a position that is stored last, so that no single byte that is zeroed makes it
+#: look as if it was not stored yet.
+_STORED = 1 << 63
 _MARK = Struct("<QII")
-_SUMMED = Struct("<QIIQI")
-SLOT_SIZE = _SUMMED.size
+_SUMMED = Struct("<QIQI")
+_SUMMED_AT = 12
+SLOT_SIZE = _MARK.size + _SUMMED.size - _SUMMED_AT
 SLOTS_AT = (512, 1024)
 #: Where each field, or several without a gap, begins and ends; all else is zero.
 FIELDS = (
@@ -119,24 +123,25 @@ def pack_number(number: int) -> bytes:
 
 
 def pack_end(position: int) -> bytes:
-    """Return what says where the log has ended; the first eight bytes are to be stored last.
-
-    Bit 63 is set, so that no single byte that is zeroed makes it look as if they were
-    not stored yet.
-    """
-    return sealed(NUMBER, position | _ENDED)
+    """Return what says where the log has ended; the first eight bytes are to be stored last."""
+    return sealed(NUMBER, position | _STORED)
 
 
 def read_end(field: bytes) -> int | None:
     """Return where the log has ended; None where nothing says so, or what does not check."""
     fields = unsealed(NUMBER, field)
-    return None if fields is None else int(fields[0]) & ~_ENDED
+    return None if fields is None else int(fields[0]) & ~_STORED
 
 
 def pack_slot(position: int, running: int, total: int) -> bytes:
-    """Return a slot of synced-up-to: a position, the running crc and the sum up to there."""
-    mark = int.from_bytes(sealed(_MARK, position, running)[-4:], "little")
-    return sealed(_SUMMED, position, running, mark, total)
+    """Return a slot of synced-up-to: a position, the running crc and the sum up to there.
+
+    The first eight bytes are to be zeroed first, and stored last: a kill must not leave
+    the position of one sync with the sum of another.  The second crc does not cover the
+    first: a crc over bytes and their own crc is the same whatever the bytes are.
+    """
+    mark = sealed(_MARK, position | _STORED, running)
+    return mark + sealed(_SUMMED, position | _STORED, running, total)[_SUMMED_AT:]
 
 
 def read_slot(page: Any, at: int) -> tuple[int, int, int] | None:
@@ -145,7 +150,13 @@ def read_slot(page: Any, at: int) -> tuple[int, int, int] | None:
     mark = unsealed(_MARK, data[: _MARK.size])
     if mark is None:
         return None
+    position, running = mark[0] & ~_STORED, mark[1]
     if not any(data[_MARK.size :]):
-        return mark[0], mark[1], 0
-    fields = unsealed(_SUMMED, data)
-    return None if fields is None else (fields[0], fields[1], fields[3])
+        return position, running, 0
+    fields = unsealed(_SUMMED, data[:_SUMMED_AT] + data[_MARK.size :])
+    return None if fields is None else (position, running, fields[2])
+
+
+def is_being_stored(page: Any, at: int) -> bool:
+    """Tell whether a slot is what its writer, or a kill, leaves while it is being stored."""
+    return not any(page[at : at + 8])

@@ -200,7 +200,10 @@ class WAL:
         self._interrupted = False
         if self.target is None or mark[0] <= self.synced:
             return
-        self._store(SLOTS_AT[self._next_slot], pack_slot(*mark))
+        at, slot = SLOTS_AT[self._next_slot], pack_slot(*mark)
+        self._store(at, bytes(8))
+        self._store(at + 8, slot[8:])
+        self._store(at, slot[:8])
         self._next_slot ^= 1
         self.synced = mark[0]
 

@@ -4,8 +4,8 @@
 
 * ``disk``: a file system that remembers what the disk has, and loses power
 * ``history``: random operations, and the states that they may leave
-* ``crash``, ``kill``, ``failure``, ``full_disk``, ``failed_sync``, ``damage``: one trial of
-  each kind
+* ``crash``, ``death``, ``kill``, ``failure``, ``full_disk``, ``failed_sync``, ``damage``: one
+  trial of each kind
 * ``ruin``: a repair, and what it must make of random damage
 * ``prepared``: stores to be damaged
 * ``suites``: tests of the fast suite, with larger numbers
@@ -14,13 +14,14 @@
 
 from __future__ import annotations
 
-from gates import crash, damage, failed_sync, failure, full_disk, kill, ruin, suites
+from gates import crash, damage, death, failed_sync, failure, full_disk, kill, ruin, suites
 from gates.gate import Gate
 
 GATES = {
     gate.name: gate
     for gate in (
         Gate("crash", "crash states", crash.trial, {"change": 5000, "long": 100_000}),
+        Gate("death", "deaths", death.trial, {"change": 2000, "long": 30_000}),
         Gate("kill", "kills", kill.trial, {"change": 200, "long": 10_000}),
         Gate(
             "failure",

@@ -20,7 +20,9 @@ from typing import Any
 
 from oblivion_dbm.engine.filesystem import File, FileSystem
 
-PAGE, SECTOR = 4096, 512
+PAGE, SECTOR, WORD = 4096, 512, 8
+#: The share of the stores into a map, and of long writes, that are cut short.
+CUT_SHORT = 0.3
 #: Questions with two answers each of which all combinations are tried.
 FEW = 3
 
@@ -44,12 +46,22 @@ class Inode:
 
 
 class WatchedMap(mmap.mmap):
-    """A map of which every store is a place to crash at."""
+    """A map of which every store is a place to crash at; one of many words is also cut short.
+
+    A processor stores eight bytes at once, or more, from the front or from the back.
+    """
 
     look: Callable[[], None] = staticmethod(lambda: None)
+    dice = random.Random(0)
 
     def __setitem__(self, place: Any, value: Any) -> None:
         self.look()
+        if isinstance(place, slice) and len(value) > WORD and self.dice.random() < CUT_SHORT:
+            cut = self.dice.choice([8, 16, 32, len(value) // 2])
+            before, cut = self[place], min(cut, len(value) - 1)
+            parts = (value[:cut] + before[cut:], before[:-cut] + value[-cut:])
+            super().__setitem__(place, self.dice.choice(parts))
+            self.look()
         super().__setitem__(place, value)
         self.look()
 
@@ -130,6 +142,10 @@ class Disk(FileSystem):
 
     def write(self, file: File, offset: int, data: bytes | memoryview) -> None:
         self.look()
+        if len(data) > PAGE and self.dice.random() < CUT_SHORT:
+            with self.one:
+                super().write(file, offset, data[: PAGE - offset % PAGE])
+            self.look()
         with self.one:
             super().write(file, offset, data)
 
@@ -137,7 +153,7 @@ class Disk(FileSystem):
         if not writable:
             return super().map(file, length)
         mapped = WatchedMap(file.descriptor, length, access=mmap.ACCESS_WRITE)
-        mapped.look = self.look
+        mapped.look, mapped.dice = self.look, self.dice
         return mapped
 
     def words(self, mapped: mmap.mmap, offset: int, count: int) -> Any:
@@ -182,6 +198,11 @@ class Disk(FileSystem):
         self.look()
 
     # What is left.
+
+    def now(self) -> State:
+        """Return what there is: what the death of the process leaves."""
+        there = [path for path in self.inodes if os.path.exists(path)]
+        return {os.path.basename(path): self.inodes[path].now() for path in there}
 
     def crashes(self) -> list[State]:
         """Return what may be left of the directory if the power goes now: some states."""

@@ -118,7 +118,9 @@ class Child:
         result = Path(self.folder, "result").read_text()
         if failure:
             failure += "\n" + Path(self.folder, "output").read_text(errors="replace")[-4000:]
-        shutil.rmtree(self.folder, ignore_errors=True)
+            failure += f"\nwhat it has left is kept in {self.folder}"
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
         units = int(result) if result else 0
         return Outcome(self.gate.name, self.seed, units, failure, round(seconds, 3))
 

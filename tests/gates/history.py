@@ -22,18 +22,19 @@ KEYS = 40
 class History:
     """The states that operations have gone through, the empty one first.
 
-    ``promised`` is the number of the last one that a crash of the machine must keep.
+    ``returned`` is the number of the last one that an operation has returned from, and
+    ``promised`` that of the last one that a crash of the machine must keep.
     """
 
     def __init__(self, dice: random.Random, sync: str | float) -> None:
         self.dice = dice
         self.sync = sync
         self.states: list[Model] = [{}]
-        self.promised = 0
+        self.returned = self.promised = 0
 
     def begin_with(self, found: Model) -> None:
         """Forget what was; ``found`` is on the disk."""
-        self.states, self.promised = [found], 0
+        self.states, self.returned, self.promised = [found], 0, 0
 
     @property
     def done(self) -> int:
@@ -81,6 +82,7 @@ class History:
             if model is not None:
                 self.states.append(model)
             act()
+            self.returned = self.done
             if model is None or self.sync == "full":
                 self.promised = self.done
 
