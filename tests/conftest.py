@@ -6,11 +6,15 @@ the list in ``pyproject.toml`` or a kernel that was never compiled go unnoticed.
 
 from __future__ import annotations
 
+import _thread
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -18,6 +22,7 @@ import pytest
 import oblivion_dbm
 from gates.failure import descriptors
 from gates.gate import memory
+from oblivion_dbm.engine import storage_engine, worker
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 IMPORTED = Path(oblivion_dbm.__file__).resolve().parent
@@ -33,6 +38,8 @@ if memory():
 
 def pytest_configure() -> None:
     """Refuse to test the checkout, unless somebody asked for it."""
+    if threading.gettrace() is not None:
+        _trace_all_threads()
     if IMPORTED != CHECKOUT / "oblivion_dbm" or _checkout_is_wanted():
         return
     raise pytest.UsageError(
@@ -57,6 +64,21 @@ def nothing_is_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
     before = descriptors()
     yield
     assert descriptors() <= before or hasattr(request.module, "LEAVES_OPEN")
+
+
+def _trace_all_threads() -> None:
+    """Let coverage.py, which traces threads of ``threading``, trace those of ``_thread`` too."""
+    start = _thread.start_new_thread
+
+    def start_traced(work: Callable[..., object], arguments: tuple[Any, ...]) -> int:
+        def traced() -> None:
+            sys.settrace(threading.gettrace())
+            work(*arguments)
+
+        return start(traced, ())
+
+    for module in (_thread, storage_engine, worker):
+        module.start_new_thread = start_traced  # type: ignore[attr-defined]  # at run time
 
 
 def _checkout_is_wanted() -> bool:
