@@ -12,7 +12,7 @@ from gates.disk import Restarted
 from oblivion_dbm.engine.damage import PatientFiles
 from oblivion_dbm.engine.damaged_log import DamagedLog, Replay
 from oblivion_dbm.engine.filesystem import FileSystem
-from oblivion_dbm.engine.header_page import APPENDED_AT, DATA_AT
+from oblivion_dbm.engine.header_page import APPENDED_AT, CHAIN_AT, DATA_AT
 from oblivion_dbm.engine.manifest import load
 from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.record import BATCH, PUT, crc32c, encode
@@ -195,6 +195,69 @@ def test_a_header_that_says_what_cannot_be_is_damaged(logs: Path) -> None:
     replay = replayed(logs)
     assert values(replay) == keys(0, 10)
     assert [note.meaning for note in replay.notes] == ["the header says what cannot be"]
+
+
+def older(tmp_path: Path) -> Path:
+    """Return a store of two segments, the first as it was before its last records came."""
+    path = tmp_path / "store"
+    engine = open_store(str(path), "c", Options(background=False))
+    assert isinstance(engine, Writer)
+    engine.put(b"0", b"value 0")
+    (first,) = segments(path)
+    left = first.read_bytes()
+    engine.put(b"1", b"value 1")
+    engine._path.maintenance.rotate()
+    engine._path.appender.limit = 1 << 15
+    engine.put(b"2", b"value 2")
+    engine.close()
+    first.write_bytes(left)
+    return path
+
+
+def test_an_older_state_of_a_segment_is_noticed_by_the_next_one(tmp_path: Path) -> None:
+    path = older(tmp_path)
+    replay = replayed(path)
+    assert values(replay) == keys(0, 1) | keys(2, 3)
+    (loss,) = replay.losses
+    assert (loss.offset, loss.length) == (DATA_AT + RECORD, RECORD + 13)
+    assert loss.meaning == "the end of this segment is missing"
+
+
+def test_without_a_chain_nobody_knows_how_far_an_older_state_went_on(tmp_path: Path) -> None:
+    path = older(tmp_path)
+    flip(segments(path)[1], CHAIN_AT)
+    replay = replayed(path)
+    assert values(replay) == keys(0, 1) | keys(2, 3)
+    assert [(loss.offset, loss.meaning) for loss in replay.losses] == [
+        (DATA_AT + RECORD, "the log went on from here; how far is not known")
+    ]
+
+
+def test_an_older_state_of_a_log_that_another_process_took_over_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    engine = open_store(str(path), "c", Options(background=False))
+    engine.put(b"0", b"value 0")
+    (first,) = segments(path)
+    left = first.read_bytes()
+    engine.put(b"1", b"value 1")
+    engine.close()
+    engine = open_store(str(path), "w", Options(background=False))
+    engine.put(b"2", b"value 2")
+    engine.close()
+    first.write_bytes(left)
+    replay = replayed(path)
+    assert values(replay) == keys(0, 3)
+    assert [loss.meaning for loss in replay.losses] == [
+        "writes are missing that were made after these"
+    ]
+
+
+def test_a_segment_that_was_made_ahead_is_no_loss(tmp_path: Path) -> None:
+    path = live(tmp_path, lambda engine: engine._path.maintenance._prepare())
+    assert len(segments(path)) == 2
+    for system in (SYSTEM, Restarted(7)):
+        replay = replayed(path, system)
+        assert (values(replay), replay.losses, replay.tails) == ({b"synced": b"1"}, [], [])
 
 
 # What a killed writer has left, and what recovery drops, too.

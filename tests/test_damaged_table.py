@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from errno import EACCES, EIO
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 
 from oblivion_dbm import error
 from oblivion_dbm.engine.damage import Damage, PatientFiles, search
-from oblivion_dbm.engine.damaged_table import MOST_PLACES, DamagedTable
-from oblivion_dbm.engine.filesystem import FileSystem
-from oblivion_dbm.engine.record import DELETE, PUT, crc32c, encode, read
+from oblivion_dbm.engine.damaged_table import MOST_PLACES, DamagedTable, sound_key
+from oblivion_dbm.engine.filesystem import File, FileSystem
+from oblivion_dbm.engine.kernel import PROBE_LIMIT, hash_keys
+from oblivion_dbm.engine.record import BATCH, DELETE, PUT, crc32c, encode, read
 from oblivion_dbm.engine.sstable import (
+    BLOCK,
     FENCES,
     FILTER,
     FOOTER,
@@ -165,6 +168,21 @@ def test_without_fences_lengths_lead_over_a_damaged_record(planted: Planted) -> 
     assert damage.length == planted.offsets[71] - planted.offsets[70]
 
 
+def test_lengths_lead_back_from_the_end_of_the_records(tmp_path: Path) -> None:
+    """Two blocks of lengths, of which one checks; of its two groups the end of one is known."""
+    count = BLOCK // 2 + 2 * GROUP
+    planted = Planted(tmp_path, [numbered(number) for number in range(count)])
+    planted.write(
+        planted.without(FENCES),
+        planted.flipped(planted.section(LENGTHS)[0]),
+        planted.flipped(planted.offsets[5]),
+    )
+    records, (damage,) = planted.walked()
+    assert records == planted.records[:5] + planted.records[-GROUP:]
+    assert (damage.offset, damage.search) == (planted.offsets[5], True)
+    assert damage.offset + damage.length == planted.offsets[count - GROUP]
+
+
 def test_each_byte_of_the_footer_may_be_damaged(planted: Planted) -> None:
     for at in range(len(planted.whole) - TAIL.size - FOOTER.size - 18, len(planted.whole)):
         planted.write(planted.flipped(at))
@@ -243,7 +261,73 @@ def test_a_sound_record_that_is_not_the_one_that_was_written_is_not_believed(
     assert damage.meaning == "the records are not those that were written here"
 
 
+def test_the_index_tells_of_keys_whose_slots_lie_in_two_blocks(tmp_path: Path) -> None:
+    planted = Planted(tmp_path, [numbered(number) for number in range(2000)])
+    at, size = planted.section(INDEX)
+    slots = [
+        int.from_bytes(planted.whole[at + place : at + place + 8], "little")
+        for place in range(0, size, 8)
+    ]
+    last = next(place for place in range(BLOCK // 8 - 1, len(slots), BLOCK // 8) if slots[place])
+    count = len(slots) - PROBE_LIMIT
+    absent = next(
+        key
+        for key, digest in (
+            (key, hash_keys((key,), SEED)[0]) for key in map(b"%d".__mod__, range(99_999))
+        )
+        if digest * count >> 64 == last and slots[last] >> 40 != digest & 0xFF_FFFF
+    )
+    planted.write(planted.flipped(planted.offsets[3]))
+    table = planted.table()
+    planted.walked(table)
+    assert table.hidden([absent, planted.keys[3]]) == [False, True]
+    planted.write(planted.flipped(planted.offsets[3]), planted.flipped(at + 8 * (last + 1)))
+    assert table.hidden([absent]) == [True]
+
+
+def test_where_the_index_had_no_room_any_key_may_be_hidden(tmp_path: Path) -> None:
+    count = PROBE_LIMIT + 12
+    slots = Planted(tmp_path, [numbered(number) for number in range(count)]).section(INDEX)[1] // 8
+    crowd = [
+        key
+        for key in (b"%06d" % number for number in range(300 * slots))
+        if hash_keys((key,), SEED)[0] * (slots - PROBE_LIMIT) >> 64 == 0
+    ]
+    (tmp_path / "000009.sst").unlink()
+    planted = Planted(tmp_path, [encode(PUT, key, b"1") for key in crowd[:count]])
+    planted.write(planted.flipped(planted.offsets[3]))
+    table = planted.table()
+    records, _ = planted.walked(table)
+    assert records == planted.records[:3] + planted.records[4:]
+    assert all(table.hidden([*planted.keys, crowd[count]]))
+
+
+@pytest.mark.parametrize("problems", [(EACCES,), (EIO, EACCES)])
+def test_what_cannot_be_read_for_another_reason_than_the_disk_is_no_damage(
+    planted: Planted, problems: tuple[int, ...]
+) -> None:
+    left = list(problems)
+
+    class Failing(FileSystem):
+        def read(self, file: File, offset: int, length: int) -> bytes:
+            if left:
+                raise error(left.pop(0), "no", file.path)
+            return super().read(file, offset, length)
+
+    with pytest.raises(error) as caught:
+        DamagedTable(PatientFiles(Failing()), str(planted.folder), "000009.sst")
+    assert (caught.value.errno, left) == (EACCES, [])
+
+
 # Bytes inside a value.
+
+
+@pytest.mark.parametrize("value_length", [0, 2, 4, 1 << 31])
+def test_a_sound_crc_does_not_make_a_record(value_length: int) -> None:
+    data = encode(PUT, b"key", b"abc")[: 5 + 3] + value_length.to_bytes(4, "little") + b"abc"
+    assert sound_key(data + crc32c(data).to_bytes(4, "little")) is None
+    assert sound_key(encode(BATCH, b"", encode(PUT, b"key", b"abc"))) is None
+    assert sound_key(encode(PUT, b"key", b"abc")) == b"key"
 
 
 def test_records_inside_a_value_are_never_certain(tmp_path: Path) -> None:
