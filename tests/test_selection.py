@@ -13,6 +13,7 @@ from oblivion_dbm import repair
 from oblivion_dbm.engine.damage import PatientFiles
 from oblivion_dbm.engine.damaged_table import DamagedTable
 from oblivion_dbm.engine.filesystem import FileSystem
+from oblivion_dbm.engine.header_page import SEQUENCE_AT
 from oblivion_dbm.engine.manifest import load
 from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.report import Report
@@ -291,7 +292,151 @@ def test_files_that_changed_names_are_known_by_what_is_in_them(store: Path, suff
     assert report.losses == []
 
 
+def test_two_tables_of_one_number_count_once(store: Path) -> None:
+    newest = tables(store, 0)[0]
+    shutil.copy(newest, store / "000001.sst")
+    shutil.copy(newest, store / "000099.sst")
+    (store / "MANIFEST").unlink()
+    report = mended(store)
+    assert (pairs(store), report.losses) == (NOW | {b"log": b"1"}, [])
+    assert newest.name in report.taken
+
+
+def test_a_log_of_another_store_does_not_count(store: Path) -> None:
+    other = opened(store.parent / "other")
+    other.put(b"foreign", b"1")
+    other.close()
+    (foreign,) = (store.parent / "other").glob("*.wal")
+    shutil.copy(foreign, store / "000099.wal")
+    (store / "MANIFEST").unlink()
+    report = mended(store)
+    assert (pairs(store), report.losses) == (NOW | {b"log": b"1"}, [])
+    assert dropped(report) == {"000099.wal"}
+
+
+def test_where_no_file_says_whose_it_is_everything_is_handed_over(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    engine = opened(path)
+    engine.put(b"log", b"1")
+    engine.close()
+    (log,) = path.glob("*.wal")
+    flip(log, 20)
+    (path / "MANIFEST").unlink()
+    report = mended(path)
+    assert (pairs(path), report.taken) == ({}, [])
+    assert not any(line.startswith("made of") for line in report.lines())
+    assert report.handed_over is not None
+    (line,) = map(json.loads, Path(report.handed_over).read_text().splitlines())
+    assert (line["file"], line["key"], line["value"]) == (log.name, "log", "1")
+
+
+def test_an_old_log_whose_sequence_number_is_damaged_may_bring_something_back(
+    tmp_path: Path,
+) -> None:
+    """Nobody can tell that a table holds what is in it, so the report has to say so."""
+    path = tmp_path / "store"
+    engine = opened(path)
+    engine.put(b"first", b"1")
+    engine.flush()
+    engine.put(b"key", b"old")
+    log = max(path.glob("*.wal"))
+    data = bytearray(log.read_bytes())
+    engine.flush()
+    engine.delete(b"key")
+    engine.flush()
+    engine.close()
+    data[SEQUENCE_AT] ^= 0x10
+    log.write_bytes(data)
+    (path / "MANIFEST").unlink()
+    report = mended(path)
+    assert any("may be back" in loss.meaning for loss in report.losses)
+    assert log.name in report.taken
+    assert pairs(path)[b"first"] == b"1"
+
+
 # With a MANIFEST.
+
+
+def test_a_header_that_is_damaged_costs_nothing_and_is_told_of(store: Path) -> None:
+    path = tables(store, 0)[0]
+    flip(path, 0)
+    report = mended(store)
+    assert (pairs(store), report.losses) == (NOW | {b"log": b"1"}, [])
+    assert [(Path(note.file).name, note.meaning) for note in report.notes] == [
+        (path.name, "its header does not check")
+    ]
+
+
+@pytest.mark.parametrize("length", [None, 100])
+def test_a_log_that_is_missing_or_shorter_than_its_header_is_lost(
+    store: Path, length: int | None
+) -> None:
+    (log,) = store.glob("*.wal")
+    data = log.read_bytes()
+    log.unlink()
+    if length is not None:
+        log.write_bytes(data[:length])
+    report = mended(store)
+    assert pairs(store) == NOW
+    (loss,) = report.losses
+    assert Path(loss.file).name == log.name
+
+
+def test_a_table_of_the_same_number_from_another_life_is_not_taken(store: Path) -> None:
+    twin = shutil.copytree(store, store.parent / "twin")
+    for path, value in ((store, b"mine"), (twin, b"its")):
+        engine = opened(path)
+        engine.put(b"twin", value)
+        engine.flush()
+        engine.close()
+    (mine,), (its,) = tables(store, 0), tables(twin, 0)
+    assert mine.name == its.name
+    shutil.copy(its, mine)
+    report = mended(store)
+    assert b"twin" not in pairs(store)
+    assert report.losses[0].meaning.startswith("it is not the table that is named so")
+
+
+def merged_in_one_life(path: Path) -> tuple[Path, list[Path]]:
+    """Return the table that a run is, whose footer is gone, and those that it was made of."""
+    engine = opened(path)
+    engine.put(b"gone", b"1")
+    engine.put(b"key", b"old")
+    engine.flush()
+    engine.delete(b"gone")
+    engine.put(b"key", b"new")
+    engine.flush()
+    inputs = {file: file.read_bytes() for file in path.glob("*.sst")}
+    engine.compact()
+    engine.put(b"log", b"1")
+    engine.close()
+    (output,) = tables(path, 0)
+    output.write_bytes(output.read_bytes()[:10])
+    for file, data in inputs.items():
+        file.write_bytes(data)
+    return output, sorted(inputs)
+
+
+def test_what_a_run_without_a_footer_held_is_known_by_its_neighbours(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    output, inputs = merged_in_one_life(path)
+    report = mended(path)
+    assert (pairs(path), report.losses) == ({b"key": b"new", b"log": b"1"}, [])
+    assert {file.name for file in inputs} <= set(report.taken)
+    assert output.name in dropped(report)
+
+
+def test_of_a_run_without_a_footer_a_part_of_what_it_was_made_of_is_doubtful(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "store"
+    _, inputs = merged_in_one_life(path)
+    inputs[1].unlink()
+    report = mended(path)
+    assert (pairs(path), report.doubtful) == ({b"log": b"1"}, 2)
+    assert report.losses
+    again = repair(report.old, destination=tmp_path / "again", doubtful=True)
+    assert pairs(Path(again.path)) == {b"gone": b"1", b"key": b"old", b"log": b"1"}
 
 
 def test_what_the_manifest_does_not_name_is_not_used(store: Path) -> None:

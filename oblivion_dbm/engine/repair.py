@@ -91,13 +91,15 @@ def _check_source(filesystem: FileSystem, path: str) -> None:
     if kind != "directory":
         raise error(ENOTDIR, "expected a store, which is a directory", path)
     inventory = Inventory(PatientFiles(filesystem), path)
-    inventory.close()
-    if inventory.is_unfinished:
-        meaning = "a backup or a restore was not finished here; there is no whole store"
-        raise error(ENOTDIR, meaning, path)
-    if not inventory.is_a_store:
-        meaning = "this never was a store: no MANIFEST, table or log of ours is in it"
-        raise error(ENOTDIR, meaning, path)
+    try:
+        if inventory.is_unfinished:
+            meaning = "a backup or a restore was not finished here; there is no whole store"
+            raise error(ENOTDIR, meaning, path)
+        if not inventory.is_a_store:
+            meaning = "this never was a store: no MANIFEST, table or log of ours is in it"
+            raise error(ENOTDIR, meaning, path)
+    finally:
+        inventory.close()
 
 
 def _check_destination(filesystem: FileSystem, old: str, new: str) -> None:
