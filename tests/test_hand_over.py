@@ -32,8 +32,7 @@ def test_of_a_batch_each_record_is_handed_over_with_its_place(tmp_path: Path) ->
         ("clear", None, None), ("put", "a", "1"), ("delete", "b", None), ("put", "c", "3"),
     ]  # fmt: skip
     records = [*inner, encode(PUT, b"c", b"3")]
-    places = [line["offset"] for line in lines]
-    assert [data[at:][: len(record)] for at, record in zip(places, records)] == records  # type: ignore[misc]  # ints
+    assert [line["offset"] for line in lines] == [data.index(record) for record in records]
 
 
 @pytest.mark.parametrize("rest", [b"no record", encode(SEAL, b"", b""), encode(BATCH, b"", b"")])

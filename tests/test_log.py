@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import struct
 import threading
 from collections.abc import Callable
@@ -337,3 +338,140 @@ def test_a_sync_in_time_that_fails_stops_writing_and_the_next_call_says_so(
     store = open_store(path, "r", Options())
     assert dict(store.scan("pairs", None, None, False)) == {b"first": b"1", b"second": b"2"}
     store.close()
+
+
+# Syncs that are interrupted.
+
+
+class Forgetful(FileSystem):
+    """Keeps of each file what a sync has covered, and nothing of one that was interrupted.
+
+    So a system may do that tells of a failure once, to somebody who was interrupted then.
+    """
+
+    def __init__(self) -> None:
+        self.pending: dict[str, list[tuple[int, bytes]]] = {}
+        self.kept: dict[str, bytearray] = {}
+        self.interrupt: Callable[[], None] | None = None
+
+    def write(self, file: File, offset: int, data: bytes | memoryview) -> None:
+        super().write(file, offset, data)
+        self.pending.setdefault(file.path, []).append((offset, bytes(data)))
+
+    def sync(self, file: File) -> None:
+        pending = self.pending.pop(file.path, [])
+        interrupt, self.interrupt = self.interrupt, None
+        if interrupt is not None:
+            interrupt()
+        kept = self.kept.setdefault(file.path, bytearray())
+        for offset, data in pending:
+            kept.extend(bytes(max(0, offset + len(data) - len(kept))))
+            kept[offset : offset + len(data)] = data
+
+
+def forgetful_store(folder: Path, system: Forgetful, back_end: str = "pwrite") -> StorageEngine:
+    options = Options(sync="off", background=False, log_back_end=back_end)
+    store = open_store(str(folder / "store"), "c", options, filesystem=system)
+    store.put(b"first", b"")
+    store.sync()
+    return store
+
+
+def stop_it() -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_an_interrupted_sync_covered_is_stored_again_before_the_next(tmp_path: Path) -> None:
+    system = Forgetful()
+    store = forgetful_store(tmp_path, system)
+    store.put(b"key", b"value")
+    system.interrupt = stop_it
+    with pytest.raises(KeyboardInterrupt):
+        store.sync()
+    (log,) = (name for name in system.kept if name.endswith(".wal"))
+    assert encode(PUT, b"key", b"value") not in system.kept[log]
+    store.sync()
+    assert encode(PUT, b"key", b"value") in system.kept[log]
+    store.close()
+
+
+@pytest.mark.parametrize("back_end", ["mapped", "pwrite"])
+def test_an_interrupted_sync_changes_nothing_and_the_next_one_does_all(
+    tmp_path: Path, back_end: str
+) -> None:
+    system = Forgetful()
+    store = forgetful_store(tmp_path, system, back_end)
+    for number in range(3):
+        store.put(b"%d" % number, bytes(number))
+        system.interrupt = stop_it
+        with pytest.raises(KeyboardInterrupt):
+            store.sync()
+    store.sync()
+    store.close()
+    assert verify(str(tmp_path / "store")) == []
+    reader = open_store(str(tmp_path / "store"), "r", Options())
+    assert [reader.value(b"%d" % number) for number in range(3)] == list(map(bytes, range(3)))
+    reader.close()
+
+
+def test_a_failure_that_an_interrupt_hides_stops_writing(tmp_path: Path) -> None:
+    def fail() -> None:
+        try:
+            raise OSError(errno.EIO, "Input/output error")
+        except OSError:
+            try:
+                raise ValueError("of a handler")
+            except ValueError:
+                raise KeyboardInterrupt from None
+
+    system = Forgetful()
+    store = forgetful_store(tmp_path, system)
+    store.put(b"key", b"value")
+    system.interrupt = fail
+    with pytest.raises(KeyboardInterrupt):
+        store.sync()
+    with pytest.raises(error, match="Input/output error"):
+        store.put(b"key", b"other")
+    assert store.value(b"key") == b"value"
+    store.close()
+
+
+def test_what_the_caller_was_just_handling_is_no_failure_of_the_disk(tmp_path: Path) -> None:
+    system = Forgetful()
+    store = forgetful_store(tmp_path, system)
+    store.put(b"key", b"value")
+    system.interrupt = stop_it
+    try:
+        raise OSError(errno.EIO, "of something else")
+    except OSError:
+        with pytest.raises(KeyboardInterrupt):
+            store.sync()
+    store.put(b"key", b"other")
+    store.sync()
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["sync", "flush", "compact", "close"])
+def test_a_signal_handler_inside_a_sync_is_refused_and_does_not_hang(
+    tmp_path: Path, name: str
+) -> None:
+    system, refusals = Forgetful(), list[str]()
+    store = forgetful_store(tmp_path, system)
+
+    def handler(*_: object) -> None:
+        try:
+            getattr(store, name)()
+        except error as problem:
+            refusals.append(str(problem))
+
+    store.put(b"key", b"value")
+    before = signal.signal(signal.SIGINT, handler)
+    system.interrupt = lambda: signal.raise_signal(signal.SIGINT)
+    try:
+        store.sync()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(refusals) == 1
+    assert "in the middle of a write of this very thread" in refusals[0]
+    store.close()
+    assert verify(str(tmp_path / "store")) == []

@@ -606,3 +606,15 @@ def test_the_header_is_the_documented_one(tmp_path: Path) -> None:
     assert data[:12] == b"oblivsst" + struct.pack("<I", 1)
     assert crc32c(data[:12]) == int.from_bytes(data[12:16], "little")
     assert data[-8:] == b"sstoblia"
+
+
+def test_a_key_whose_fingerprint_is_zero_is_told_from_an_empty_slot(tmp_path: Path) -> None:
+    key = b"14984572"  # one in sixteen millions
+    assert hash_keys((key,), SEED)[0] & 0xFF_FFFF == 0
+    others: Table = dict.fromkeys((b"%d" % number for number in range(50)), b"1")
+    only: Table = {key: b"2"}
+    for table in (others, only, others | only):
+        opened = open_table(tmp_path, write(tmp_path, table))
+        assert lookup_of(opened).value(key) == table.get(key)
+        opened.close()
+        (tmp_path / "000009.sst").unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
 import traceback
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from gates.failure import descriptors
 from oblivion_dbm import CorruptionError, error
+from oblivion_dbm.engine import storage_engine
 from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.storage_engine import open_store, remove_store
@@ -237,6 +239,39 @@ def test_the_lock_is_free_after_an_opening_that_failed(path: str) -> None:
     open_it(path, "w").close()
 
 
+def test_a_manifest_that_is_damaged_before_the_lock_is_taken_is_told_of(path: str) -> None:
+    make(path, a="1")
+    whole = Path(path, "MANIFEST").read_bytes()
+
+    class Late(FileSystem):
+        def lock(self, file: File) -> bool:
+            Path(path, "MANIFEST").write_bytes(whole[:-3])
+            return super().lock(file)
+
+    with pytest.raises(CorruptionError):
+        open_it(path, "w", Late())
+    Path(path, "MANIFEST").write_bytes(whole)
+    open_it(path, "w").close()
+
+
+def test_of_two_that_make_the_directory_both_go_on_and_the_lock_decides(path: str) -> None:
+    class Slow(FileSystem):
+        def make_directory(self, path: str, mode: int) -> None:
+            super().make_directory(path, mode)  # the other
+            super().make_directory(path, mode)
+
+        def create(self, path: str, mode: int = 0o666) -> File:
+            if path.endswith("LOCK"):
+                self.close(super().create(path, mode))  # the other
+            return super().create(path, mode)
+
+    engine = open_it(path, "c", Slow())
+    engine.put(b"a", b"1")
+    with pytest.raises(error, match="open for writing"):
+        open_it(path, "c")
+    engine.close()
+
+
 def test_many_readers_beside_a_writer_change_nothing(path: str) -> None:
     engine = open_it(path)
     engine.put(b"a", b"1")
@@ -247,6 +282,81 @@ def test_many_readers_beside_a_writer_change_nothing(path: str) -> None:
         reader.close()
     assert disk(path) == before
     engine.close()
+
+
+@pytest.mark.parametrize("name", ["sync", "flush", "compact", "close", "submit"])
+def test_a_signal_handler_under_the_handle_s_lock_is_refused(path: str, name: str) -> None:
+    engine, refusals = open_it(path), list[error]()
+    engine.put(b"a", b"1")
+
+    def handler(*_: object) -> None:
+        try:
+            getattr(engine, name)(*([{b"b": b"2"}] if name == "submit" else []))
+        except error as problem:
+            refusals.append(problem)
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with engine.lock:
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [problem.errno for problem in refusals] == [errno.EDEADLK]
+    assert engine.value(b"a") == b"1"
+    engine.close()
+
+
+def test_a_batch_that_is_too_long_is_refused_and_changes_nothing(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_it(path)
+    engine.put(b"a", b"1")
+    monkeypatch.setattr(storage_engine, "LONGEST", 200)
+    for cleared in (False, True):
+        with pytest.raises(ValueError, match="the limit is 200"):
+            engine.write({b"a": bytes(150), b"b": bytes(50)}, cleared)
+        with pytest.raises(ValueError, match="the limit is 200"):
+            engine.submit({b"a": bytes(150), b"b": bytes(50)})
+    assert dict(engine.scan("pairs", None, None, False)) == {b"a": b"1"}
+    engine.close()
+
+
+def test_where_there_is_no_thread_to_close_in_a_callback_cannot_close(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    engine, answers = open_it(path), list[BaseException | None]()
+    monkeypatch.setattr(storage_engine, "start_new_thread", refuse)
+
+    def close(_: object) -> None:
+        try:
+            answers.append(engine.close())
+        except error as problem:
+            answers.append(problem)
+
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with engine.lock:
+            held.set()
+            go_on.wait(30)
+
+    holder = threading.Thread(target=hold)  # so that the callback is there in time
+    holder.start()
+    held.wait(30)
+    future = engine.submit({b"a": b"1"})
+    future.add_done_callback(close)
+    go_on.set()
+    holder.join()
+    future.result(30)
+    engine.put(b"b", b"2")
+    engine.close()
+    assert [type(answer) for answer in answers] == [error]
+    reader = open_it(path, "r")
+    assert reader.count() == 2
+    reader.close()
 
 
 # A handle for reading.

@@ -55,7 +55,7 @@ from oblivion_dbm.errors import CorruptionError, error
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, NoReturn
 
     from oblivion_dbm.engine.filesystem import FileSystem
     from oblivion_dbm.engine.kernel import Shape
@@ -199,7 +199,7 @@ class SSTable:
     def __len__(self) -> int:
         return int(self.puts + self.tombstones)
 
-    def damaged(self, offset: int, meaning: str) -> None:
+    def damaged(self, offset: int, meaning: str) -> NoReturn:
         """Raise CorruptionError for this table."""
         raise CorruptionError(self.path, offset, meaning)
 
@@ -249,7 +249,6 @@ class SSTable:
             return read(self.data, offset, self.records_end)
         except BadRecord as bad:
             self.damaged(bad.offset, bad.meaning)
-            raise
 
     def _section_checked(self, section: int, start: int, stop: int, width: int) -> None:
         """Check the blocks that hold items [start, stop) of a section."""
@@ -280,7 +279,6 @@ class SSTable:
             keys, records = split(self.data, ends, self._key_length, match is True)
         except BadRecord as bad:
             self.damaged(bad.offset, bad.meaning)
-            raise
         if not match:
             self._check_places(keys, ends)
             if match is False:
