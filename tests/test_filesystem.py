@@ -11,10 +11,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from oblivion_dbm import error
+from oblivion_dbm import Database, error
 from oblivion_dbm.engine.filesystem import File, FileSystem, after_fork, environment, no_fork
 
 SYSTEM = FileSystem()
@@ -378,3 +379,46 @@ def test_a_file_system_that_wraps_another_is_asked_for_everything(tmp_path: Path
     assert system.map(file, 1)[:] == b"x"
     system.close(file)
     assert asked == ["file"]
+
+
+# Systems that lack something.
+
+
+def test_where_room_cannot_be_promised_the_log_is_not_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "posix_fallocate")
+    with Database(tmp_path / "store") as database:
+        database[b"key"] = b"value"
+        assert database.stats()["log_back_end"] == "pwrite"
+    with Database(tmp_path / "store", "r") as database:
+        assert database[b"key"] == b"value"
+    with (
+        Database(tmp_path / "other", log_back_end="mapped") as database,
+        pytest.raises(error) as caught,
+    ):
+        database[b"key"] = b"value"
+    assert caught.value.errno == errno.ENOTSUP
+
+
+def test_a_process_that_may_not_be_signalled_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(process: int, number: int) -> None:
+        assert (process, number) == (1, 0)
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", refuse)  # root, who runs this in some places, may do all
+    assert SYSTEM.is_running(1)
+
+
+@pytest.mark.parametrize("found", [b"", b"no number at all", None])
+def test_where_nobody_tells_the_boot_each_call_is_another(
+    monkeypatch: pytest.MonkeyPatch, found: bytes | None
+) -> None:
+    assert SYSTEM.boot() == SYSTEM.boot()
+    if found is None:
+        missing = FileNotFoundError(errno.ENOENT, "No such file or directory")
+        monkeypatch.setattr(os, "open", Mock(side_effect=missing))
+    else:
+        monkeypatch.setattr(os, "read", lambda *_: found)
+    boots = {SYSTEM.boot() for _ in range(5)}
+    assert [len(boots), *map(len, boots)] == [5] + [16] * 5

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 import oblivion_dbm
+from gates.disk import Restarted
+from gates.failure import descriptors
 from gates.ruin import contents, pairs
 from oblivion_dbm import Database, error, repair
 from oblivion_dbm.engine.damage import PatientFiles
@@ -293,6 +295,51 @@ def test_blocks_that_cannot_be_read_cost_what_is_in_them(tmp_path: Path) -> None
     ]
 
 
+def test_a_torn_end_that_was_never_synced_is_kept_aside(tmp_path: Path) -> None:
+    path, live = tmp_path / "store", tmp_path / "live"
+    engine = open_store(str(live), "c", Options(background=False))
+    engine.put(b"synced", b"1")
+    engine.sync()
+    for number in range(3):
+        engine.put(b"%d" % number, b"value")
+    shutil.copytree(live, path)
+    engine.close()
+    (log,) = path.glob("*.wal")
+    at = record_at(log, b"1")
+    flip(log, at + 12)
+    report = engine_repair(str(path), filesystem=Restarted(7))
+    assert (pairs(path), report.losses) == ({b"synced": b"1", b"0": b"value"}, [])
+    (tail,) = report.tails
+    assert (Path(tail.file).name, tail.offset) == (log.name, at)
+    assert any(line.startswith("never synced, kept aside") for line in report.lines())
+    (lost,) = path.glob("*.lost")
+    assert lost.read_bytes() == Path(tail.file).read_bytes()[at : at + tail.length]
+    again = repair(path)
+    assert (again.losses, pairs(path)) == ([], {b"synced": b"1", b"0": b"value"})
+    assert Path(again.old, lost.name).exists()
+
+
+def test_records_that_are_found_in_a_damaged_table_are_handed_over(tmp_path: Path) -> None:
+    path, values = tmp_path / "store", {b"%03d" % number: b"1" for number in range(200)}
+    with Database(path) as database:
+        database.update(values)
+        database.flush()
+    (table,) = path.glob("*.sst")
+    at = record_at(table, b"005")
+    flip(table, at)
+    lengths = table.read_bytes().index(len(encode(PUT, b"000", b"1")).to_bytes(2, "little") * 9)
+    flip(table, lengths)
+    report = repair(path)
+    assert pairs(path) == {
+        key: value for key, value in values.items() if not b"005" <= key < b"064"
+    }
+    assert report.handed_over is not None
+    lines = list(map(json.loads, Path(report.handed_over).read_text().splitlines()))
+    assert [line["key"] for line in lines] == [f"{number:03}" for number in range(6, 64)]
+    assert {line["why"] for line in lines} == {"found"}
+    assert report.found == 58
+
+
 # What it refuses.
 
 
@@ -335,6 +382,18 @@ def test_a_newer_format_is_refused(store: Path) -> None:
     with pytest.raises(error, match="expected store format 1, found 2"):
         repair(store)
     assert state(store.parent) == before
+
+
+def test_a_newer_format_of_one_file_is_refused_and_nothing_stays_open(store: Path) -> None:
+    log = min(store.glob("*.wal"))
+    data = log.read_bytes()
+    header = data[:8] + (2).to_bytes(4, "little") + data[12:76]
+    crc = (crc32c(header) ^ 0xFFFF_FFFF).to_bytes(4, "little")
+    (store / "999999.wal").write_bytes(header + crc + data[80:])
+    before, opened = state(store.parent), descriptors()
+    with pytest.raises(error, match="expected log format 1"):
+        repair(store)
+    assert (state(store.parent), descriptors()) == (before, opened)
 
 
 def test_a_manifest_that_says_what_cannot_be_is_a_damaged_one(store: Path) -> None:

@@ -248,7 +248,7 @@ class FileSystem:
     @_translated
     def unlock(self, file: File) -> None:
         """Give the flock back, also on behalf of children that inherited it."""
-        if fcntl is not None:
+        if fcntl is not None:  # pragma: no branch - Windows has no flock
             fcntl.flock(file.descriptor, fcntl.LOCK_UN)
 
     def process(self) -> int:
@@ -277,11 +277,12 @@ class FileSystem:
             # Not by ``open``, which is gone while the interpreter ends.
             descriptor = os.open("/proc/sys/kernel/random/boot_id", os.O_RDONLY)
             try:
-                return bytes.fromhex(os.read(descriptor, 36).decode("ascii").replace("-", ""))
+                found = bytes.fromhex(os.read(descriptor, 36).decode("ascii").replace("-", ""))
             finally:
                 os.close(descriptor)
         except (OSError, ValueError):
-            return os.urandom(16)
+            found = b""
+        return found if len(found) == 16 else os.urandom(16)
 
     def random(self, length: int) -> bytes:
         """Return random bytes."""
@@ -352,7 +353,7 @@ def _tell_watchers() -> None:
                 handle.forked()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no fork
     os.register_at_fork(
         before=_forking.acquire,
         after_in_parent=_forking.release,
