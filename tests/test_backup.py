@@ -814,6 +814,65 @@ def test_a_copy_that_was_written_wrong_is_found(store: Path, place: Path, suffix
     assert not list(place.glob("*.new"))
 
 
+def test_a_source_that_is_cut_off_meanwhile_is_named(store: Path, place: Path) -> None:
+    from oblivion_dbm.engine.backup import backup
+
+    table = max(store.glob("*.sst"))
+
+    class Cutting(FileSystem):
+        def create(self, path: str, mode: int = 0o666) -> File:
+            if Path(path).name == table.name + ".new":
+                os.truncate(table, 500)
+            return super().create(path, mode)
+
+    with pytest.raises(CorruptionError) as caught:
+        backup(str(store), str(place), copy=True, filesystem=Cutting())
+    assert (caught.value.filename, "found 500" in str(caught.value)) == (str(table), True)
+    assert not (place / "MANIFEST").exists()
+
+
+def test_a_source_that_moves_on_each_time_is_given_up(tmp_path: Path, place: Path) -> None:
+    from oblivion_dbm.engine.backup import backup
+
+    with Database(tmp_path / "store") as db:
+        fill(db, 0)
+        db.flush()
+
+        class Moving(FileSystem):
+            def open(self, path: str, writable: bool = False) -> File:
+                if path.endswith(".sst") and not writable:
+                    db[b"more"] = b"1"
+                    db.flush()
+                    raise error(errno.ENOENT, "No such file or directory", path)
+                return super().open(path, writable)
+
+        with pytest.raises(error, match="MANIFEST has changed") as caught:
+            backup(str(tmp_path / "store"), str(place), filesystem=Moving())
+        assert caught.value.errno == errno.EAGAIN
+        assert not place.exists()
+        db.backup(place)
+        check(place, dict(db))
+
+
+def test_of_two_backups_to_one_place_the_slower_is_refused(store: Path, place: Path) -> None:
+    from oblivion_dbm.engine.backup import backup
+
+    class Slow(FileSystem):
+        def make_directory(self, path: str, mode: int) -> None:
+            super().make_directory(path, mode)
+            oblivion_dbm.backup(store, place)
+
+    expected = contents(store)
+    with pytest.raises(error, match="another backup was made here meanwhile") as caught:
+        backup(str(store), str(place), filesystem=Slow())
+    assert caught.value.errno == errno.EAGAIN
+    check(place, expected)
+    with Database(store, "w") as db:
+        fill(db, 900, 10)
+    oblivion_dbm.backup(store, place)
+    check(place, contents(store))
+
+
 # What is refused.
 
 

@@ -86,3 +86,21 @@ def test_interrupted_waits_leave_the_queue_to_all_others(tmp_path: Path) -> None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_who_answers_does_not_wait_for_a_handler_that_waits_for_the_answer() -> None:
+    future, answers = WriteFuture(), list[bool]()
+
+    def answer() -> None:
+        answers.extend([future.begin(), future.answer(None)])
+
+    def in_another_thread() -> None:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        thread.join(20)
+
+    with future._condition:
+        in_another_thread()
+    assert (answers, future.done()) == ([True, False], False)
+    in_another_thread()
+    assert (answers[2:], future.done()) == ([True, True], True)

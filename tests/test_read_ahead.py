@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Callable
@@ -13,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oblivion_dbm import CorruptionError, Database
+from oblivion_dbm import CorruptionError, Database, error
 from oblivion_dbm.engine import storage_engine
 from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.kernel import SHAPES, Lookup
 from oblivion_dbm.engine.options import Options
-from oblivion_dbm.engine.read_ahead import AheadTable
+from oblivion_dbm.engine.read_ahead import AheadTable, bring_logs
 from oblivion_dbm.engine.record import DELETE, PUT, encode
 from oblivion_dbm.engine.table_writer import TableWriter
 from oblivion_dbm.engine.version import TableInfo
@@ -242,3 +243,29 @@ def test_descriptors_go_with_their_tables(tmp_path: Path) -> None:
             assert len(db) == 5
             assert 0 < descriptors() < 15
         assert descriptors() == 0
+
+
+def test_a_log_that_its_writer_has_just_removed_is_passed_over(tmp_path: Path) -> None:
+    class Late(FileSystem):
+        def list(self, path: str) -> list[str]:
+            return [*super().list(path), "999999.wal"]
+
+    with Database(tmp_path / "store") as db:
+        db[b"key"] = b"value"
+    bring_logs(Late(), str(tmp_path / "store"))
+    with pytest.raises(error):
+        bring_logs(Late(), str(tmp_path / "nowhere"))
+
+
+def test_what_cannot_be_read_ahead_is_still_looked_up(tmp_path: Path) -> None:
+    class Unready(FileSystem):
+        def read(self, file: File, offset: int, length: int) -> bytes:
+            raise error(errno.EAGAIN, "not now", file.path)
+
+    contents = numbered(500)
+    table = AheadTable(Unready(), str(tmp_path), write(tmp_path, contents), STORE)
+    lookup = lookup_of(table)
+    assert {key: lookup.value(key) for key in contents} == contents
+    assert table.position(b"000250") == 250
+    table.close()
+    table.close()

@@ -414,3 +414,17 @@ def test_an_interrupt_while_a_thread_is_started_leaves_a_worker_that_works(
     worker.wake()
     until(lambda: steps)
     worker.close()
+
+
+@pytest.mark.parametrize("name", ["close", "stop"])
+def test_the_thread_itself_may_end_it(name: str) -> None:
+    steps: list[int] = []
+    worker = Worker(lambda: steps.append(1))
+    worker.call(getattr(worker, name))
+    until(lambda: not alive(worker))
+    worker.wake()
+    assert not alive(worker)
+    if name == "stop":
+        worker.call(lambda: steps.append(2))
+        assert 2 in steps
+    worker.close()

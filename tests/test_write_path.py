@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from oblivion_dbm import CorruptionError, error
+from oblivion_dbm.engine import table_writer
 from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.storage_engine import StorageEngine, open_store
@@ -580,4 +581,39 @@ def test_a_merge_that_meets_damage_leaves_the_table_alone_and_writes_go_on(path:
     with pytest.raises(CorruptionError):
         engine.value(b"00001")
     assert max(run["level"] for run in engine.stats()["runs"]) == 1
+    engine.close()
+
+
+def test_a_table_that_would_be_too_long_loses_nothing(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_it(path)
+    fill(engine, 0, 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(table_writer, "LONGEST_TABLE", 1000)
+        with pytest.raises(error, match="the limit is 1000") as caught:
+            engine.flush()
+        assert caught.value.errno == errno.EFBIG
+        assert names(path, ".sst") == []
+    assert_filled(engine, 0, 100)
+    engine.flush()
+    assert_filled(engine, 0, 100)
+    engine.close()
+
+
+def test_a_sync_in_time_that_an_interrupt_kept_from_being_asked_for_is_asked_for_again(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_it(path, sync=3600.0)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._path.queue, "sync_within", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.put(b"a", b"1")
+    assert engine._path.queue._deadline is None
+    engine.put(b"b", b"2")
+    assert engine._path.queue._deadline is not None
     engine.close()

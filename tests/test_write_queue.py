@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -439,6 +440,64 @@ def test_the_sync_is_in_time_while_writes_are_queued() -> None:
         log.queue.submit(b"x")
         assert time.monotonic() - began < 10
     assert 0.05 <= synced[0] < 1
+    log.queue.close(NO)
+
+
+# Signal handlers, and the end of the interpreter.
+
+
+@pytest.mark.parametrize("name", ["submit", "settle", "close"])
+def test_a_signal_handler_under_the_queue_s_lock_is_refused(log: Log, name: str) -> None:
+    refusals: list[str] = []
+    calls: dict[str, Callable[[], object]] = {
+        "submit": lambda: log.queue.submit(b"b"),
+        "settle": log.queue.settle,
+        "close": lambda: log.queue.close(NO),
+    }
+
+    def handler(*_: object) -> None:
+        try:
+            calls[name]()
+        except error as problem:
+            refusals.append(str(problem))
+
+    held = log.hold()
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with log.queue._lock:
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(refusals) == 1
+    log.open.set()
+    held.result(10)
+    log.queue.submit(b"after").result(10)
+    assert log.records == [b"held", b"after"]
+
+
+def test_a_future_whose_lock_a_waiter_holds_is_answered_later(log: Log) -> None:
+    held = log.hold()
+    future = log.queue.submit(b"late")
+    with future._condition:
+        log.open.set()
+        held.result(10)
+        log.queue.submit(b"next").result(10)
+    future.result(10)
+    assert log.records == [b"held", b"late", b"next"]
+
+
+def test_a_worker_that_is_stopped_does_all_that_is_queued() -> None:
+    log = Log(8 * GROUP)
+    futures = [log.hold(), *(log.queue.submit(bytes(GROUP)) for _ in range(4))]
+    stopping = threading.Thread(target=log.queue.worker.stop)
+    stopping.start()
+    until(lambda: log.queue.worker.stopping)
+    log.open.set()
+    stopping.join(10)
+    assert all(future.done() for future in futures)
+    assert len(log.records) == 5
+    log.queue.submit(b"here").result(10)
+    assert log.queue.worker.here
     log.queue.close(NO)
 
 

@@ -105,9 +105,7 @@ class TableWriter:
         return self._count
 
     def add(self, keys: list[bytes], records: list[bytes], tombstones: int) -> None:
-        """Append a chunk, of whose records ``tombstones`` are such."""
-        if not keys:
-            return
+        """Append a chunk, which is not empty, of whose records ``tombstones`` are such."""
         if not self._count:
             self._first = keys[0]
         self._last = keys[-1]
