@@ -450,6 +450,16 @@ def test_a_destination_that_will_not_do_is_refused(store: Path) -> None:
 # Names, and what earlier tries have left.
 
 
+def test_there_is_nothing_to_repair_elsewhere_where_there_is_no_store(store: Path) -> None:
+    before = state(store.parent)
+    for name in ("nothing", "store/MANIFEST"):
+        with pytest.raises(error) as caught:
+            repair(store.parent / name, destination=store.parent / "new")
+        assert caught.value.errno in (errno.ENOENT, errno.ENOTDIR)
+        assert caught.value.filename == str(store.parent / name)
+    assert state(store.parent) == before
+
+
 def test_names_that_are_taken_are_passed_over(store: Path) -> None:
     for name in ("store.damaged", "store.found.jsonl", "store.damaged-2"):
         (store.parent / name).write_text("mine")

@@ -514,6 +514,21 @@ def test_a_run_that_is_missing_between_two_others_makes_older_ones_doubtful(
     assert report.doubtful == 1
 
 
+def test_a_segment_that_was_sealed_before_its_first_write_leaves_no_hole(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    engine = opened(path)
+    engine.put(b"a", b"1")
+    engine.flush()
+    engine._path.maintenance.rotate()
+    engine.flush()
+    engine.put(b"b", b"2")
+    engine.flush()
+    engine.close()
+    (path / "MANIFEST").unlink()
+    report = mended(path)
+    assert (pairs(path), report.losses) == ({b"a": b"1", b"b": b"2"}, [])
+
+
 def test_flushes_after_a_clear_cannot_be_told_from_those_of_early_days(tmp_path: Path) -> None:
     path = tmp_path / "store"
     engine = opened(path)

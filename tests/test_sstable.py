@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from oblivion_dbm import CorruptionError, error
 from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.kernel import PROBE_LIMIT, SHAPES, Lookup, hash_keys
+from oblivion_dbm.engine.kernel.pure import _probe_on
 from oblivion_dbm.engine.record import DELETE, OVERHEAD, PUT, crc32c, encode
 from oblivion_dbm.engine.sstable import (
     BLOCK,
@@ -616,5 +617,9 @@ def test_a_key_whose_fingerprint_is_zero_is_told_from_an_empty_slot(tmp_path: Pa
     for table in (others, only, others | only):
         opened = open_table(tmp_path, write(tmp_path, table))
         assert lookup_of(opened).value(key) == table.get(key)
+        # Where the filter admits a key that is not there, too.
+        (digest,) = hash_keys((key,), SEED)
+        whole = _probe_on(key, digest, digest * opened.slot_count >> 64, opened.probe())
+        assert whole == (record(key, b"2") if key in table else None)
         opened.close()
         (tmp_path / "000009.sst").unlink()

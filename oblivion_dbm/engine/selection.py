@@ -66,8 +66,8 @@ def select(inventory: Inventory) -> Selection:
     if inventory.version is not None:
         _ByManifest(inventory, inventory.version, chosen).choose()
     else:
-        if inventory.problem is not None:
-            chosen.notes.append(inventory.problem)
+        assert inventory.problem is not None
+        chosen.notes.append(inventory.problem)
         _ByFooters(inventory, chosen).choose()
     for run in chosen.runs:
         for table in run.tables:
