@@ -55,6 +55,10 @@ def test_a_condition_forgets_who_has_waited_long_enough() -> None:
     assert not condition._waiters
 
 
+@pytest.mark.skipif(
+    threading.gettrace() is not None,
+    reason="an interrupt in the tracer of coverage.py leaves its lock taken",
+)
 def test_interrupted_waits_leave_the_queue_to_all_others(tmp_path: Path) -> None:
     armed = False
 
