@@ -20,7 +20,7 @@ from gates.history import History, Model
 from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.storage_engine import StorageEngine, Writer, open_store
 from oblivion_dbm.engine.verify import verify
-from oblivion_dbm.errors import CorruptionError
+from oblivion_dbm.errors import error
 
 SYNCS: list[str | float] = ["normal", "full", "off", 0.01]
 ROUNDS, OPERATIONS, RATE = 3, 25, 0.01
@@ -109,7 +109,7 @@ class Crashes:
             return {}
         try:
             return self._check(where, promised, done, nested)
-        except CorruptionError:
+        except error:  # damage, or, where nothing of a MANIFEST is there, no store at all
             if not self.lies:
                 raise
             return None
