@@ -32,6 +32,7 @@ from oblivion_dbm.engine.segment import Segment
 from oblivion_dbm.engine.sstable import SSTable
 from oblivion_dbm.engine.storage_engine import Writer, open_store
 from oblivion_dbm.engine.transfer import tables_of
+from oblivion_dbm.engine.verify import verify
 from oblivion_dbm.engine.version import Run, TableInfo
 
 SYSTEM = FileSystem()
@@ -491,6 +492,73 @@ def test_a_reader_that_looks_at_every_step_never_goes_back(tmp_path: Path, place
     assert len(set(seen)) > len(set(old)) > 2
     reader.close()
     engine.close()
+
+
+class CutShort(FileSystem):
+    """The backup ends where it would let the copy of a log take the place of the earlier one."""
+
+    named = False
+
+    def rename(self, source: str, destination: str) -> None:
+        if self.named and destination.endswith(".wal"):
+            raise error(errno.EIO, "cut short", destination)
+        self.named = self.named or destination.endswith("MANIFEST")
+        super().rename(source, destination)
+
+
+@pytest.mark.parametrize("what", ["verify", "open", "follow", "restore", "backup"])
+def test_logs_that_are_replaced_while_they_are_opened_are_no_damage(
+    tmp_path: Path, place: Path, what: str
+) -> None:
+    """The MANIFEST is the same before and after; one log is the old copy, the next a new one."""
+    from oblivion_dbm.engine.backup import backup, restore
+
+    engine = open_store(str(tmp_path / "store"), "c", Options(background=False))
+    assert isinstance(engine, Writer)
+    engine.put(b"before", b"x")
+    backup(engine.directory, str(place))
+    follower = open_store(str(place), "r", Options(), filesystem=(late := Late()))
+    for part in range(2):
+        with engine.lock:
+            engine.put(b"after %d" % part, b"x")
+        engine.commit()
+        engine._path.maintenance.rotate()
+    with engine.lock:
+        engine.put(b"last", b"x")
+    expected = dict(engine.scan("pairs", None, None, False))
+    with pytest.raises(error, match="cut short"):
+        backup(engine.directory, str(place), filesystem=CutShort())
+    late.act = lambda: backup(engine.directory, str(place))
+    if what == "verify":
+        assert verify(str(place), late) == []
+    elif what == "open":
+        open_store(str(place), "r", Options(), filesystem=late).close()
+    elif what == "follow":
+        assert dict(follower.scan("pairs", None, None, False)) == expected
+    elif what == "restore":
+        restore(str(place), str(tmp_path / "copy"), filesystem=late)
+        check(tmp_path / "copy", expected)
+    else:
+        backup(str(place), str(tmp_path / "copy"), filesystem=late)
+        check(tmp_path / "copy", expected)
+    assert late.act is None
+    check(place, expected)
+    follower.close()
+    engine.close()
+
+
+class Late(FileSystem):
+    """Something happens just when the second log is about to be opened."""
+
+    act: Callable[[], object] | None = None
+    opened = 0
+
+    def open(self, path: str, writable: bool = False) -> File:
+        self.opened += path.endswith(".wal") and self.act is not None
+        if self.opened == 2 and self.act is not None:
+            act, self.act = self.act, None
+            act()
+        return super().open(path, writable)
 
 
 def several_boots_later(path: Path) -> Any:

@@ -11,7 +11,7 @@ from oblivion_dbm.engine.filesystem import close_all
 from oblivion_dbm.engine.lock import GenerationWord
 from oblivion_dbm.engine.manifest import load, missing_is_damage
 from oblivion_dbm.engine.memtable import MemTable
-from oblivion_dbm.engine.recovery import Recovery
+from oblivion_dbm.engine.recovery import Recovery, places
 from oblivion_dbm.engine.tree import Tree
 from oblivion_dbm.errors import error
 
@@ -78,8 +78,7 @@ class Follower:
         generation = self._word.words[0]
         loaded, self._loaded = self._loaded, -1  # if this is left half done
         if generation != loaded:
-            known = () if loaded == -1 else self._logs
-            self._reload([log for log in known if log.begun and log.segment.is_current()])
+            self._reload(() if loaded == -1 else self._logs)
         self._advance()
         self._loaded = self._generation = generation
 
@@ -90,13 +89,17 @@ class Follower:
         ever has its number, but for longer copies of it in a backup: a flush that
         drops older logs, or a merge, costs the tables it made and no replay.
         """
+        filesystem, directory = self._filesystem, self._directory
         while True:
-            version = load(self._filesystem, self._directory)
+            version = load(filesystem, directory)
+            there = places(filesystem, directory, version)
+            current = [log for log in known if log.begun and log.segment.is_current()]
             try:
-                self._open(version, known)
+                self._open(version, current)
                 break
             except error as problem:
-                if load(self._filesystem, self._directory) == version:
+                same = load(filesystem, directory) == version
+                if same and places(filesystem, directory, version) == there:
                     raise missing_is_damage(problem) from problem
 
     def _open(self, version: Version, known: Sequence[ReplayedLog]) -> None:

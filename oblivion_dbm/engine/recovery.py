@@ -84,6 +84,25 @@ def check_newest(filesystem: FileSystem, directory: str, version: Version) -> No
             raise CorruptionError(path, 0, f"it is older than {name}, which holds records")
 
 
+def places(
+    filesystem: FileSystem, directory: str, version: Version
+) -> list[tuple[int, int] | None]:
+    """Return which files have the names of the logs, None where there is none.
+
+    The logs of a backup that is brought up to date are replaced, by longer copies of
+    the same, behind a MANIFEST that says so already.  Whoever has opened some of them
+    before and some of them after sees a hole, and has to look again.
+    """
+    found: list[tuple[int, int] | None] = []
+    for number in version.logs:
+        path = filesystem.join(directory, filenames.log(number))
+        try:
+            found.append(filesystem.inode(path))
+        except error:  # it is gone
+            found.append(None)
+    return found
+
+
 def _holds_records(filesystem: FileSystem, directory: str, number: int, store_id: bytes) -> bool:
     """Tell whether a log segment that no MANIFEST names belongs to the store and holds records."""
     try:

@@ -24,7 +24,7 @@ from oblivion_dbm.engine.header_page import DATA_AT
 from oblivion_dbm.engine.manifest import load, missing_is_damage
 from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.record import OVERHEAD
-from oblivion_dbm.engine.recovery import Recovery
+from oblivion_dbm.engine.recovery import Recovery, places
 from oblivion_dbm.engine.sstable import GROUP, RECORDS_AT, SSTable
 from oblivion_dbm.errors import CorruptionError, error
 
@@ -158,13 +158,15 @@ def hold(filesystem: FileSystem, directory: str, has: Has) -> Held:
         raise error(ENOENT, "there is no store here", directory)
     for _ in range(ATTEMPTS):
         version = load(filesystem, directory)
+        there = places(filesystem, directory, version)
         try:
             return Held(filesystem, directory, version, has)
         except error as problem:
-            if load(filesystem, directory) == version:
+            same = load(filesystem, directory) == version
+            if same and places(filesystem, directory, version) == there:
                 raise missing_is_damage(problem) from problem
-            # A writer has moved on meanwhile, and its old files are gone.
-    meaning = f"the MANIFEST has changed {ATTEMPTS} times while its files were being opened"
+            # A writer, or a backup, has moved on meanwhile, and its old files are gone.
+    meaning = f"the store has changed {ATTEMPTS} times while its files were being opened"
     raise error(EAGAIN, meaning, directory)
 
 

@@ -13,7 +13,7 @@ from oblivion_dbm.engine.filesystem import FileSystem, close_all
 from oblivion_dbm.engine.finding import Finding, found
 from oblivion_dbm.engine.log_check import check_logs
 from oblivion_dbm.engine.manifest import RESERVE, load, missing_is_damage
-from oblivion_dbm.engine.recovery import check_newest
+from oblivion_dbm.engine.recovery import check_newest, places
 from oblivion_dbm.engine.segment import Segment
 from oblivion_dbm.engine.snapshot import count_live
 from oblivion_dbm.engine.sstable import SSTable
@@ -81,6 +81,7 @@ class _Check:
         self._filesystem = filesystem
         self._directory = directory
         self._version = version
+        self._places = places(filesystem, directory, version)
         self._missing: list[Finding] = []
         store_id = bytes.fromhex(version.store_id)
         self._segments = [
@@ -103,11 +104,13 @@ class _Check:
             return None
 
     def has_moved(self) -> bool:
-        """Tell whether the store has another Version by now."""
+        """Tell whether the store has another Version, or longer copies of its logs, by now."""
+        filesystem, directory, version = self._filesystem, self._directory, self._version
         try:
-            return load(self._filesystem, self._directory) != self._version
+            moved = load(filesystem, directory) != version
         except error:
             return False
+        return moved or places(filesystem, directory, version) != self._places
 
     def of_what_moves(self) -> Iterator[Finding]:
         """Yield what is wrong, if the Version is still the store's, with all but tables."""
