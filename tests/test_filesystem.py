@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import shutil
+import subprocess
 import sys
 import threading
 import warnings
@@ -331,6 +333,22 @@ def test_nobody_forks_under_the_lock_against_it() -> None:
         assert done == []
     thread.join()
     assert done == [0]
+
+
+def test_another_container_has_another_space_of_processes() -> None:
+    print_space = (
+        "from oblivion_dbm.engine.filesystem import FileSystem; print(FileSystem().process_space())"
+    )
+    run = [sys.executable, "-c", print_space]
+    here = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert int(here.stdout) == SYSTEM.process_space()
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no unshare")
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", *run]
+    there = subprocess.run(inside, capture_output=True, text=True, check=False)
+    if there.returncode:
+        pytest.skip("this user makes no containers: " + there.stderr)
+    assert int(there.stdout) not in (0, SYSTEM.process_space())
 
 
 def test_it_tells_which_processes_run() -> None:

@@ -16,7 +16,7 @@ import pytest
 from gates.failure import descriptors
 from oblivion_dbm import error
 from oblivion_dbm.engine.filesystem import File, FileSystem
-from oblivion_dbm.engine.lock import GenerationWord, WriterLock
+from oblivion_dbm.engine.lock import GenerationWord, WriterLock, may_have_a_writer
 
 SYSTEM = FileSystem()
 
@@ -178,7 +178,7 @@ def test_a_lock_file_that_was_cut_short_is_made_whole(tmp_path: Path) -> None:
 
 def recorded(folder: Path) -> int:
     """Return the process id that the LOCK holds."""
-    return int.from_bytes((folder / "LOCK").read_bytes()[8:16], "little")
+    return int.from_bytes((folder / "LOCK").read_bytes()[8:12], "little")
 
 
 def test_the_holder_is_written_down_at_once_and_struck_out_at_the_end(tmp_path: Path) -> None:
@@ -243,6 +243,35 @@ def test_a_dead_holder_is_never_named(tmp_path: Path) -> None:
     lock = WriterLock(SYSTEM, str(tmp_path))
     assert recorded(tmp_path) == os.getpid()
     lock.release()
+
+
+class Container(FileSystem):
+    """Another container, where numbers of processes are others'."""
+
+    def process_space(self) -> int:
+        return 12345
+
+
+def test_the_number_of_a_process_counts_where_it_was_given(tmp_path: Path) -> None:
+    path = str(tmp_path)
+    assert not may_have_a_writer(SYSTEM, path)
+    lock = WriterLock(SYSTEM, path)
+    assert may_have_a_writer(SYSTEM, path)
+    assert may_have_a_writer(Container(), path)
+    lock.release()
+    assert not may_have_a_writer(SYSTEM, path)
+    assert not may_have_a_writer(Container(), path)
+    child, go = held_by_a_child(path)
+    with pytest.raises(error, match="open for writing in another process"):
+        WriterLock(Container(), path)
+    end(child)
+    os.close(go)
+    assert not may_have_a_writer(SYSTEM, path)
+    assert may_have_a_writer(Container(), path)  # as far as anybody knows there
+    for holder in (child, os.getpid()):
+        number = holder.to_bytes(8, "little")  # by a system that does not tell of spaces
+        (tmp_path / "LOCK").write_bytes(bytes(8) + number)
+        assert may_have_a_writer(Container(), path) == (holder == os.getpid())
 
 
 @pytest.mark.parametrize("holder", [2**63, 2**31, 2**22 + 1])

@@ -269,8 +269,23 @@ def test_a_writer_that_was_killed_is_not_at_work(store: Path) -> None:
         open_it(str(store))
         os._exit(0)
     os.waitpid(child, 0)
-    assert int.from_bytes((store / "LOCK").read_bytes()[8:], "little") == child
+    assert int.from_bytes((store / "LOCK").read_bytes()[8:12], "little") == child
     assert sorted(name for name, _ in findings(store)) == names
+
+
+def test_a_writer_in_another_container_may_be_at_work(store: Path) -> None:
+    class Container(FileSystem):
+        def process_space(self) -> int:
+            return 1
+
+        def is_running(self, process: int) -> bool:
+            return False
+
+    leave(store)
+    engine = open_it(str(store))
+    assert verify(str(store), Container()) == []
+    engine.close()
+    assert verify(str(store), Container())
 
 
 @pytest.mark.parametrize("name", ["{:06d}.sst", "{:06d}.wal", "{:06d}.lost"])

@@ -24,6 +24,8 @@ except ImportError:  # pragma: no cover - Windows has no flock
 
 #: Where Linux says what is mounted.
 _MOUNTS = "/proc/self/mountinfo"
+#: Where Linux says whose numbers of processes this one sees.
+_PROCESS_SPACE = "/proc/self/ns/pid"
 #: Where no system says what a file system is, posix_fallocate itself is believed.
 _NOBODY_KNOWS = ""
 #: File systems that keep the room that a file was given, whatever becomes of the disk.  One
@@ -254,6 +256,16 @@ class FileSystem:
     def process(self) -> int:
         """Return the number of this process."""
         return os.getpid()
+
+    def process_space(self) -> int:
+        """Return in which space, below 2**32, numbers of processes mean what they do here.
+
+        A container has one of its own.  0 where the system does not tell.
+        """
+        try:
+            return int(os.readlink(_PROCESS_SPACE).partition("[")[2].rstrip("]")) & 0xFFFF_FFFF
+        except (OSError, ValueError):
+            return 0
 
     def is_running(self, process: int) -> bool:
         """Tell whether there is a process of this number; True where that is not known."""

@@ -2,12 +2,13 @@
 
 ::
 
-    generation u64 | process id of the writer, 0 once it has closed, u64
+    generation u64 | process id of the writer, 0 once it has closed, u32 | its space u32
 
 The file is never unlinked while the store exists.  ``flock`` on it is held by
 the one writer; it is by inode, so it holds for every path to the directory and
 within one process too, and it is free as soon as the writer is dead.  A writer
 that was killed leaves its process id, which counts only while ``flock`` is held.
+The *space* tells where that number means something: not in another container.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from oblivion_dbm.engine.filesystem import File, FileSystem
 
-_WORDS = Struct("<QQ")
+_WORDS = Struct("<QII")
 #: Bytes of the file.
 SIZE = _WORDS.size
 _HOLDER_AT = 8
@@ -120,24 +121,26 @@ class WriterLock:
             self._file = filesystem.open(self._path, writable=True)
         if filesystem.lock(self._file):
             return ""
-        holder = self._read()[1]
+        _, process, space = self._read()
         self.abandon()
-        if holder and filesystem.is_running(holder):
-            return f"process {holder}"
+        here = space in (0, filesystem.process_space())
+        if process and here and filesystem.is_running(process):
+            return f"process {process}"
         return "another process"
 
     def _open_file(self) -> File:
         assert self._file is not None
         return self._file
 
-    def _read(self) -> tuple[int, int]:
+    def _read(self) -> tuple[int, int, int]:
         data = self._filesystem.read(self._open_file(), 0, _WORDS.size)
         return _WORDS.unpack(data.ljust(_WORDS.size, b"\0"))
 
     def claim(self) -> None:
         """Write down which process holds the lock."""
         self._claimed = True
-        words = _WORDS.pack(self.generation, self._filesystem.process())
+        filesystem = self._filesystem
+        words = _WORDS.pack(self.generation, filesystem.process(), filesystem.process_space())
         self._filesystem.write(self._open_file(), 0, words)
 
     def bump(self) -> None:
@@ -179,6 +182,19 @@ def read_words(filesystem: FileSystem, directory: str) -> bytes:
         return filesystem.read(file, 0, filesystem.size(file))
     finally:
         filesystem.close(file)
+
+
+def may_have_a_writer(filesystem: FileSystem, directory: str) -> bool:
+    """Tell whether there may be a writer; False where there is none for certain.
+
+    To try the lock would tell it better, but for that instant it would keep a writer
+    out.  So a writer that was killed counts as one where its number is another
+    process's by now, and in another container.
+    """
+    words = read_words(filesystem, directory).ljust(SIZE, b"\0")
+    _, process, space = _WORDS.unpack(words[:SIZE])
+    elsewhere = space not in (0, filesystem.process_space())
+    return process != 0 and (elsewhere or filesystem.is_running(process))
 
 
 class GenerationWord:

@@ -154,9 +154,10 @@ class _Check:
             yield found(problem, directory)
         named = set(map(filenames.log, version.logs))
         named |= {filenames.table(table.number) for run in version.runs for table in run.tables}
-        at_work = self._writer_is_at_work()
+        # Before and after: its new files are named by no MANIFEST yet.
+        at_work = lock.may_have_a_writer(filesystem, directory)
         names = filesystem.list(directory)
-        at_work = at_work or self._writer_is_at_work()
+        at_work = at_work or lock.may_have_a_writer(filesystem, directory)
         for name in names:
             path, parsed = filesystem.join(directory, name), filenames.parse(name)
             if parsed is not None and parsed[1] >= version.next_file + RESERVE:
@@ -169,15 +170,6 @@ class _Check:
             elif not at_work and (parsed is not None or name == filenames.MANIFEST_NEW):
                 meaning = "a crash has left this file; the next writer removes it"
                 yield Finding(path, 0, meaning, leftover=True)
-
-    def _writer_is_at_work(self) -> bool:
-        """Tell whether there seems to be a writer, whose new files no MANIFEST names yet.
-
-        A writer that was killed has left its number; where another process has it
-        by now, leftovers are not told of.
-        """
-        holder = int.from_bytes(lock.read_words(self._filesystem, self._directory)[8:16], "little")
-        return holder != 0 and self._filesystem.is_running(holder)
 
     def close(self) -> None:
         """Let go of all files."""

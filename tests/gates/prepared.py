@@ -41,7 +41,7 @@ class Boot(FileSystem):
 
     def process(self) -> int:
         """Return a number that no process has."""
-        return 1 << 40
+        return 1 << 31
 
 
 #: The boot that wrote the stores, and the next one.
