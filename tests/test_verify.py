@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -14,8 +16,10 @@ import pytest
 
 import oblivion_dbm
 from gates import damage as damages
+from gates.failure import descriptors
 from gates.prepared import LATER, MAKERS, WRITTEN, prepared
 from oblivion_dbm import Database, error
+from oblivion_dbm.engine.backup import restore
 from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.manifest import RESERVE, load, render
 from oblivion_dbm.engine.options import Options
@@ -327,6 +331,45 @@ def test_a_directory_in_the_place_of_a_file_is_found(store: Path) -> None:
     path.unlink()
     path.mkdir()
     assert [name for name, _ in findings(store)] == [path.name]
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM, errno.EACCES, errno.EPERM])
+@pytest.mark.parametrize("suffix", [".sst", ".wal", "MANIFEST"])
+def test_what_tells_of_this_process_is_raised_and_is_no_finding(
+    store: Path, tmp_path: Path, code: int, suffix: str
+) -> None:
+    class Exhausted(FileSystem):
+        calls = 0
+
+        def open(self, path: str, writable: bool = False) -> File:
+            self.calls += path.endswith(suffix)
+            if self.calls == 2 or (self.calls and suffix != ".sst"):
+                raise error(code, os.strerror(code), path)
+            return super().open(path, writable)
+
+    before = descriptors()
+    calls: list[Callable[[], object]] = [
+        lambda: verify(str(store), Exhausted()),
+        lambda: restore(str(store), str(tmp_path / "restored"), filesystem=Exhausted()),
+    ]
+    for call in calls:
+        with pytest.raises(error, match=re.escape(os.strerror(code))) as caught:
+            call()
+        assert (caught.value.errno, type(caught.value)) == (code, error)
+        assert str(caught.value.filename).endswith(suffix)
+    assert descriptors() == before
+    assert os.listdir(tmp_path) == ["store"]
+
+
+def test_a_block_that_the_system_cannot_read_is_a_finding(store: Path) -> None:
+    class Unreadable(FileSystem):
+        def open(self, path: str, writable: bool = False) -> File:
+            if path.endswith(".sst"):
+                raise error(errno.EIO, os.strerror(errno.EIO), path)
+            return super().open(path, writable)
+
+    found = verify(str(store), Unreadable())
+    assert {Path(finding.file) for finding in found} == set(store.glob("*.sst"))
 
 
 def test_the_findings_of_a_store_that_is_wrong_all_over_come_to_an_end(store: Path) -> None:

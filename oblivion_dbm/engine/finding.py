@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from errno import EACCES, EMFILE, ENFILE, ENOMEM, EPERM
+
 from oblivion_dbm.errors import CorruptionError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from oblivion_dbm.errors import error
+
+
+#: What tells of the process that looks, and of nothing that it looks at.
+_OF_THE_PROCESS = {EACCES, EMFILE, ENFILE, ENOMEM, EPERM}
 
 
 class Finding:
@@ -29,7 +35,13 @@ class Finding:
 
 
 def found(problem: error, path: str) -> Finding:
-    """Return what an error tells of, which was raised at work on ``path``."""
+    """Return what an error tells of the store, which was raised at work on ``path``.
+
+    Raises it where it tells nothing: there are no descriptors left, say, or the user
+    may not read this.
+    """
+    if problem.errno in _OF_THE_PROCESS:
+        raise problem
     if isinstance(problem, CorruptionError):
         return Finding(problem.filename, problem.offset, problem.meaning)
     return Finding(str(problem.filename or path), 0, problem.strerror or str(problem))

@@ -6,7 +6,7 @@ moment is opened, and stays readable whatever is removed meanwhile.
 
 from __future__ import annotations
 
-from itertools import chain, islice
+from itertools import islice
 
 from oblivion_dbm.engine import filenames, lock
 from oblivion_dbm.engine.filesystem import FileSystem, close_all
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from oblivion_dbm.engine.version import Version
 
-    T = TypeVar("T")
+    File = TypeVar("File", Segment, SSTable)
 
 __all__ = ["Finding", "verify"]
 
@@ -41,7 +41,8 @@ def verify(directory: str, filesystem: FileSystem | None = None) -> list[Finding
     """Return what is wrong with the store in ``directory``; [] when nothing is.
 
     Reads everything once: O(store), in constant memory but for one record, or
-    one batch, at a time.  Raises ``error`` where there is no store at all.
+    one batch, at a time.  Raises ``error`` where there is no store at all, and where
+    this process may not read it, or has no descriptors or memory left.
     """
     filesystem = filesystem or FileSystem()
     attempts = _ATTEMPTS
@@ -83,25 +84,32 @@ class _Check:
         self._version = version
         self._places = places(filesystem, directory, version)
         self._missing: list[Finding] = []
+        self._opened: list[Segment | SSTable] = []
         store_id = bytes.fromhex(version.store_id)
-        self._segments = [
-            self._open(lambda n=number: Segment(filesystem, directory, n, store_id))  # type: ignore[misc]
-            for number in version.logs
-        ]
-        self._runs = [
-            [
-                self._open(lambda i=info: SSTable(filesystem, directory, i, store_id))  # type: ignore[misc]
-                for info in run.tables
-            ]
-            for run in version.runs
-        ]
-
-    def _open(self, call: Callable[[], T]) -> T | None:
         try:
-            return call()
+            self._segments = [
+                self._open(lambda n=number: Segment(filesystem, directory, n, store_id))  # type: ignore[misc]
+                for number in version.logs
+            ]
+            self._runs = [
+                [
+                    self._open(lambda i=info: SSTable(filesystem, directory, i, store_id))  # type: ignore[misc]
+                    for info in run.tables
+                ]
+                for run in version.runs
+            ]
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, call: Callable[[], File]) -> File | None:
+        try:
+            file = call()
         except error as problem:
             self._missing.append(found(missing_is_damage(problem), self._directory))
             return None
+        self._opened.append(file)
+        return file
 
     def has_moved(self) -> bool:
         """Tell whether the store has another Version, or longer copies of its logs, by now."""
@@ -173,7 +181,7 @@ class _Check:
 
     def close(self) -> None:
         """Let go of all files."""
-        close_all(filter(None, chain(self._segments, *self._runs)))
+        close_all(self._opened)
 
 
 def _listed(findings: Iterator[Finding]) -> Iterator[Finding]:
