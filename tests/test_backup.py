@@ -1151,11 +1151,18 @@ def test_two_backups_do_not_mix(store: Path, place: Path) -> None:
     oblivion_dbm.backup(store, place)
     before = files(place)
     lock = WriterLock(SYSTEM, str(place))
-    with pytest.raises(error, match="open for writing") as caught:
+    with pytest.raises(error, match="or another backup is being made here, in process") as caught:
         oblivion_dbm.backup(store, place)
     assert caught.value.errno == errno.EAGAIN
+    assert f"in process {os.getpid()}" in str(caught.value)
     lock.release()
     assert files(place) == before
+    first = place.with_name("first")
+    first.mkdir()
+    lock = WriterLock(SYSTEM, str(first))
+    with pytest.raises(error, match="\\] another backup is being made here in process"):
+        oblivion_dbm.backup(store, first)
+    lock.release()
 
 
 def test_one_that_was_overtaken_by_another_gives_way(store: Path, place: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -260,12 +261,48 @@ def test_two_restores_do_not_mix(made: Path, place: Path) -> None:
     work = place.with_name("restored.restoring")
     work.mkdir()
     lock = WriterLock(SYSTEM, str(work))
-    with pytest.raises(error, match="open for writing") as caught:
+    with pytest.raises(error, match="another restore is under way here in process") as caught:
         oblivion_dbm.restore(made, place)
     assert caught.value.errno == errno.EAGAIN
     lock.release()
     oblivion_dbm.restore(made, place)
     assert contents(place) == contents(made)
+
+
+def test_a_link_to_an_empty_directory_stays_one(made: Path, place: Path) -> None:
+    disk = place.with_name("disk")
+    (disk / "folder").mkdir(parents=True)
+    place.symlink_to(disk / "folder")
+    oblivion_dbm.restore(made, place)
+    assert place.is_symlink()
+    assert contents(disk / "folder") == contents(place) == contents(made)
+    assert os.listdir(disk) == ["folder"]
+
+
+@pytest.mark.parametrize("kind", ["a file system", "a directory of this one"])
+@pytest.mark.parametrize("by", ["its name", "a link"])
+def test_a_mount_point_is_refused_before_anything_is_copied(
+    made: Path, place: Path, kind: str, by: str
+) -> None:
+    folder, point = place.with_name("folder"), place.with_name("a \\ point")
+    folder.mkdir()
+    point.mkdir()
+    how = ["-t", "tmpfs", "none"] if kind == "a file system" else ["--bind", str(folder)]
+    done = subprocess.run(["mount", *how, str(point)], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this machine does not allow to mount: {done.stderr.decode()}")
+    if by == "a link":
+        place.symlink_to(point)
+    before = sorted(os.listdir(place.parent))
+    try:
+        with pytest.raises(error, match="found a mount point") as caught:
+            oblivion_dbm.restore(made, place if by == "a link" else point)
+        assert caught.value.errno == errno.EBUSY
+        assert sorted(os.listdir(place.parent)) == before
+        oblivion_dbm.restore(made, point / "within")
+        assert contents(point / "within") == contents(made)
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
 
 
 def test_a_place_that_is_taken_meanwhile_stays(made: Path, place: Path) -> None:

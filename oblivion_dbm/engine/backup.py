@@ -16,7 +16,7 @@ What one that was cut short leaves, the next one uses or removes.
 from __future__ import annotations
 
 from contextlib import suppress
-from errno import EAGAIN, EEXIST, EINVAL, ESTALE
+from errno import EAGAIN, EBUSY, EEXIST, EINVAL, ESTALE
 
 from oblivion_dbm.engine import filenames
 from oblivion_dbm.engine.filesystem import FileSystem
@@ -226,7 +226,10 @@ class _Destination:
         """Make the directory if it is missing, and lock it."""
         if self._filesystem.kind(self._path) == "missing":
             self._filesystem.make_directory(self._path, held.directory_mode)
-        return WriterLock(self._filesystem, self._path, mode=held.mode)
+        busy = "another backup is being made here"
+        if self.earlier is not None:
+            busy = f"this backup is open for writing, or {busy},"
+        return WriterLock(self._filesystem, self._path, mode=held.mode, busy=busy)
 
     def prepare(self, held: Held) -> None:
         """Make sure that nobody was faster, and remove what is of no use."""
@@ -276,16 +279,11 @@ def restore(
 
     Raises CorruptionError with the first finding, before anything has changed,
     where the backup is damaged, and ``error`` with EEXIST where something is in
-    the way.
+    the way, with EBUSY where ``path`` is a mount point, whose name it could not get.
     """
     filesystem = filesystem or FileSystem()
     _check_apart(filesystem, backup, path)
-    kind = filesystem.kind(path)
-    if kind != "missing" and (kind != "directory" or filesystem.list(path)):
-        meaning = f"expected nothing or an empty directory, found a {kind}"
-        raise error(
-            EEXIST, f"{meaning} with something in it" if kind == "directory" else meaning, path
-        )
+    path = _place_for(filesystem, path)
     _check_bytes(filesystem, backup)
     held = hold(filesystem, backup, lambda *_: False)
     try:
@@ -309,12 +307,30 @@ def restore(
         held.close()
 
 
+def _place_for(filesystem: FileSystem, path: str) -> str:
+    """Return where a store that is restored to ``path`` gets its name; raise where it cannot."""
+    kind = filesystem.kind(path)
+    if kind == "missing":
+        return path
+    if kind != "directory" or filesystem.list(path):
+        meaning = f"expected nothing or an empty directory, found a {kind}"
+        raise error(
+            EEXIST, f"{meaning} with something in it" if kind == "directory" else meaning, path
+        )
+    path = filesystem.real(path)  # a link to it stays
+    if filesystem.is_mount(path):
+        meaning = "expected a directory that can be replaced, found a mount point: name one in it"
+        raise error(EBUSY, meaning, path)
+    return path
+
+
 def _begin_restoring(filesystem: FileSystem, making: str, held: Held) -> WriterLock:
     """Return the lock on the directory that a store is made in, which is empty."""
     if filesystem.kind(making) == "missing":
         filesystem.make_directory(making, held.directory_mode)
     _check_unfinished(filesystem, making, "an unfinished restore or nothing")
-    lock = WriterLock(filesystem, making, mode=held.mode)
+    busy = "another restore is under way here"
+    lock = WriterLock(filesystem, making, mode=held.mode, busy=busy)
     try:
         _check_unfinished(filesystem, making, "an unfinished restore or nothing")
         _mark_unfinished(filesystem, making, held.mode)

@@ -214,6 +214,19 @@ class FileSystem:
         """Tell whether something is at ``path``; cheaper than ``kind``."""
         return os.access(path, os.F_OK)
 
+    def real(self, path: str) -> str:
+        """Return the path without symbolic links."""
+        return os.path.realpath(path)
+
+    def is_mount(self, path: str) -> bool:
+        """Tell whether something is mounted at ``path``: nothing else can get its name then."""
+        path = os.path.realpath(path)
+        written = path.replace("\\", r"\134")
+        for character in " \t\n":
+            written = written.replace(character, f"\\{ord(character):03o}")
+        points = [line.split(" ", 5)[4:5] for line in _mounts() or ()]
+        return os.path.ismount(path) or [written] in points
+
     @_translated
     def inode(self, path: str) -> tuple[int, int]:
         """Return (device, inode): the same by every path to one file."""
@@ -322,16 +335,22 @@ def _kind_of_file_system(file: File) -> str:
     """
     device = os.fstat(file.descriptor).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
-    kind = "an unknown one"
-    try:
-        with open(_MOUNTS, "rb") as mounts:
-            lines = mounts.read().decode(errors="replace").splitlines()
-    except OSError:
+    kind, lines = "an unknown one", _mounts()
+    if lines is None:
         return _NOBODY_KNOWS
     for fields, _, of_type in (line.partition(" - ") for line in lines):
         if fields.split(" ", 3)[2:3] == [number]:
             kind = of_type.partition(" ")[0]
     return kind
+
+
+def _mounts() -> list[str] | None:
+    """Return the lines in which Linux says what is mounted, None where nobody says it."""
+    try:
+        with open(_MOUNTS, "rb") as mounts:
+            return os.fsdecode(mounts.read()).split("\n")[:-1]
+    except OSError:
+        return None
 
 
 def close_all(things: Iterable[Any]) -> None:

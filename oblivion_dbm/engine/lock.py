@@ -67,13 +67,19 @@ class WriterLock:
     """The writer's lock on a store, held from construction to ``release``.
 
     Raises ``error`` with EAGAIN that names the holder when it is not free
-    within ``timeout`` seconds.
+    within ``timeout`` seconds; ``busy`` says what the holder may be doing.
     """
 
     def __init__(
-        self, filesystem: FileSystem, directory: str, timeout: float = 0.0, mode: int = 0o666
+        self,
+        filesystem: FileSystem,
+        directory: str,
+        timeout: float = 0.0,
+        mode: int = 0o666,
+        busy: str = "the store is open for writing",
     ) -> None:
         self._filesystem = filesystem
+        self._busy = busy
         self._path = filesystem.join(directory, LOCK)
         self._inode: tuple[int, int] | None = None
         self._file: File | None = None
@@ -99,7 +105,7 @@ class WriterLock:
                 # The store was removed, and perhaps made anew, in between.
                 self.release()
             elif waited >= timeout:
-                raise error(EAGAIN, f"the store is open for writing in {holder}", directory)
+                raise error(EAGAIN, f"{self._busy} in {holder}", directory)
             else:
                 filesystem.sleep(_PAUSE)
                 waited += _PAUSE
