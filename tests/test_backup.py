@@ -1074,6 +1074,88 @@ def test_a_backup_of_what_the_store_has_lost_is_refused_also_once_the_store_is_l
     refused(store, place, errno.ESTALE, "the store has lost what this backup holds")
 
 
+@pytest.mark.parametrize("later", [1, 10, 60, 600])
+def test_a_backup_of_what_a_crash_of_the_machine_has_taken_is_refused(
+    tmp_path: Path, place: Path, later: int
+) -> None:
+    """However much is written then, and however many handles write."""
+    from oblivion_dbm.engine.backup import backup
+
+    path, other = tmp_path / "store", OtherBoot()
+    engine = open_store(str(path), "c", Options(background=False))
+    with engine.lock:
+        for number in range(20):
+            engine.put(b"synced %d" % number, b"x")
+    engine.sync()
+    (log,) = path.glob("*.wal")
+    segment = Segment(SYSTEM, str(path), int(log.stem), bytes.fromhex(load_id(path)))
+    synced = segment.synced()[0]
+    segment.close()
+    for number in range(20):
+        engine.put(b"precious %d" % number, b"x")
+    backup(str(path), str(place))
+    left = files(path)
+    engine.close()
+    data = left[log.name]
+    for name in os.listdir(path):
+        (path / name).unlink()
+    for name, data in left.items():
+        cut = synced if name == log.name else len(data)
+        (path / name).write_bytes(data[:cut].ljust(len(data), b"\0"))
+    for _ in range(2):
+        engine = open_store(str(path), "w", Options(background=False), filesystem=other)
+        for number in range(later):
+            engine.put(b"later %d" % number, b"x")
+        engine.close()
+        with pytest.raises(error) as caught:
+            backup(str(path), str(place), filesystem=other)
+        assert caught.value.errno == errno.ESTALE
+    assert b"precious 19" in contents(place)
+
+
+@pytest.mark.parametrize("first", ["original", "copy"])
+def test_a_plain_copy_that_went_its_own_way_is_another_store(
+    store: Path, place: Path, tmp_path: Path, first: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    pair = [store, copy] if first == "original" else [copy, store]
+    for path in pair:
+        oblivion_dbm.backup(path, place)  # as long as they are the same
+    with Database(pair[0], "w") as db:
+        db["mine"] = "1"
+        db.backup(place)
+    expected = contents(place)
+    with Database(pair[1], "w", **SMALL) as db:
+        fill(db, 0, 900)
+        db.compact()
+        with pytest.raises(error, match="went its own way") as caught:
+            db.backup(place)
+        assert caught.value.errno == errno.ESTALE
+    with Database(pair[1], "w") as db:
+        db["again"] = "1"
+    with pytest.raises(error, match="went its own way"):
+        oblivion_dbm.backup(pair[1], place)
+    assert contents(place) == expected
+    with Database(pair[0], "w") as db:
+        db["more"] = "1"
+        db.backup(place)
+        check(place, expected | {b"more": b"1"})
+
+
+def test_a_backup_may_be_many_sessions_old(store: Path, place: Path) -> None:
+    oblivion_dbm.backup(store, place)
+    for number in range(150):
+        with Database(store, "w", background=False) as db:
+            db[b"%d" % (number % 3)] = b"x"
+            if number % 70 == 20:
+                oblivion_dbm.backup(store, f"{place} {number}")
+    expected = contents(store)
+    for path in (place, Path(f"{place} 20"), Path(f"{place} 90")):
+        oblivion_dbm.backup(store, path)
+        check(path, expected)
+
+
 @pytest.mark.parametrize("kind", ["log here, table there", "table here, log there", "two tables"])
 def test_one_number_for_two_files_is_refused(store: Path, place: Path, kind: str) -> None:
     oblivion_dbm.backup(store, place)

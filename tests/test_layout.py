@@ -33,7 +33,7 @@ ORDER = """
     engine.positioned engine.header_page engine.wal engine.segment
     engine.ranges engine.merge engine.memtable engine.sstable
     engine.read_ahead engine.table_writer engine.policy engine.manifest engine.compactor engine.lock
-    engine.lineage engine.recovery engine.snapshot engine.overlay engine.tree
+    engine.history engine.lineage engine.recovery engine.snapshot engine.overlay engine.tree
     engine.follower engine.worker engine.future engine.log engine.pressure engine.maintenance
     engine.write_queue engine.write_path engine.storage_engine
     engine.finding engine.table_check engine.log_check engine.verify

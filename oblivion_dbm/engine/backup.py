@@ -21,6 +21,7 @@ from errno import EAGAIN, EBUSY, EEXIST, EINVAL, ESTALE
 from oblivion_dbm.engine import filenames
 from oblivion_dbm.engine.filesystem import FileSystem
 from oblivion_dbm.engine.header_page import DATA_AT
+from oblivion_dbm.engine.history import is_part
 from oblivion_dbm.engine.lineage import as_backup, backup_sequence, begin, is_as_backed_up, lineage
 from oblivion_dbm.engine.lock import WriterLock
 from oblivion_dbm.engine.manifest import Manifest, begins_as_one, load
@@ -175,6 +176,9 @@ class _Destination:
                 f"a backup that ends at or before sequence number {held.sequence}",
                 f"one that ends at {sequence}: it is newer than the store",
             )
+        if not is_part(earlier, sequence, version):
+            why = "the store has lost what this backup holds, or is a copy that went its own way"
+            raise self._stale("an earlier state of this store", f"none: {why}")
         self._check_numbers(earlier, version)
         return {
             log.number

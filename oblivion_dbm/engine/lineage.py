@@ -24,6 +24,7 @@ False
 
 from __future__ import annotations
 
+from oblivion_dbm.engine.history import LINE as _HISTORY
 from oblivion_dbm.engine.manifest import render
 
 TYPE_CHECKING = False
@@ -41,10 +42,9 @@ def lineage(version: Version) -> str:
 
 
 def begin(version: Version, filesystem: FileSystem) -> Version:
-    """Return it with a new lineage, and as no backup."""
-    return version.replace(
-        extra=(*_others(version, _LINEAGE, _BACKUP), _LINEAGE + filesystem.random(8).hex())
-    )
+    """Return it with a new lineage and no history yet, and as no backup."""
+    others = _others(version, _LINEAGE, _BACKUP, _HISTORY)
+    return version.replace(extra=(*others, _LINEAGE + filesystem.random(8).hex()))
 
 
 def own(version: Version, filesystem: FileSystem) -> Version:

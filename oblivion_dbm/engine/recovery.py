@@ -259,7 +259,8 @@ class Recovery:
     ``logs`` stand oldest first, each with a MemTable of its own.  ``lost`` is
     what was dropped, ``sequence`` the sequence number of the end, and
     ``unsynced`` tells whether something was replayed that the disk may not
-    have.  With ``readable_only`` a reader gets what a live writer shows to
+    have, ``crashed`` whether a crash of the machine may have taken what came last.
+    With ``readable_only`` a reader gets what a live writer shows to
     readers; of the logs it knows it replays what is new.
 
     Raises CorruptionError when bytes that must check do not.
@@ -277,6 +278,7 @@ class Recovery:
         self.lost: list[Lost] = []
         self.sequence = 0
         self.unsynced = False
+        self.crashed = False
         self._opened: list[ReplayedLog] = []
         self._filesystem = filesystem
         self._readable_only = readable_only
@@ -312,6 +314,8 @@ class Recovery:
             self.sequence = log.sequence
         elif not log.live:
             self._drop(log, log.segment.prelude_end)
+        if not (log.live or log.sealed or log.segment.ended == log.end):
+            self.crashed = True
 
     def _goes_on(self, before: ReplayedLog, log: ReplayedLog) -> bool:
         """Tell whether ``log`` continues the one before; raise if it must and does not."""
@@ -387,8 +391,9 @@ class Recovery:
 
     def merged(self) -> MemTable:
         """Return one MemTable of all logs; the separate ones are used up."""
-        whole = MemTable()
-        for memtable in [log.memtable for log in self.logs]:
+        whole, logs = MemTable(), self.logs
+        self.logs = []
+        for memtable in [log.memtable for log in logs]:
             if memtable.cleared:
                 whole.reset(cleared=True)
             for layer in reversed(memtable.layers):

@@ -16,6 +16,7 @@ from contextlib import suppress
 from errno import EIO
 
 from oblivion_dbm.engine.header_page import DATA_AT
+from oblivion_dbm.engine.history import with_session
 from oblivion_dbm.engine.kernel import BUSY, Appender, Stalled, depth, refuse
 from oblivion_dbm.engine.log import Log
 from oblivion_dbm.engine.maintenance import Maintenance
@@ -104,8 +105,7 @@ class WritePath:
             self.tree = Tree(self._filesystem, self._directory, version, self._options.read_ahead)
         except error as problem:
             raise missing_is_damage(problem) from problem
-        self._lost = recovery.lost
-        self._unsynced = recovery.unsynced
+        self._recovered = recovery
         # A crash of the machine may have taken what the log said of its beginning.
         self._sequence = max(recovery.sequence, self.tree.flushed_up_to)
         self.tree.memtables = [recovery.merged()]
@@ -116,7 +116,7 @@ class WritePath:
         wait: Callable[[int], None] = _durable_enough
         if mode == FULL:
             self.appender.after = wait = self._wait
-            if self._unsynced:
+            if self._recovered.unsynced:
                 self.begin()  # what this handle shows is on the disk
         elif mode not in (NORMAL, OFF):
             self.appender.after = self._sync_soon
@@ -259,7 +259,7 @@ class WritePath:
         synced before the MANIFEST drops the logs they came from.  No
         maintenance runs before this has been done.
         """
-        keep_lost(self._lost, self._filesystem, self._directory, self._mode)
+        keep_lost(self._recovered.lost, self._filesystem, self._directory, self._mode)
         memtable = self.tree.memtables[0]
         records = memtable.merged()
         if memtable.cleared or not self.tree.version.runs:
@@ -267,8 +267,7 @@ class WritePath:
         if sum(map(len, records.values())) <= LARGEST_PRELUDE:
             wal = self._new_wal(b"".join(records.values()))
             version = self.tree.version
-            if memtable.cleared:
-                version = version.cleared(())
+            version = version.cleared(()) if memtable.cleared else version
             self._install_log(version.replace(logs=(wal.number,)), wal)
             memtable.cleared = False
         else:
@@ -283,7 +282,7 @@ class WritePath:
             memtable = MemTable(memtable.floor)
             self.tree.memtables = [memtable]
         memtable.log = wal.number
-        self._unsynced = False
+        self._recovered.unsynced = False
         self.log.synced = wal.sequence(wal.prelude_end)
         self.log.begin(wal)
         self.tree.show()
@@ -299,6 +298,7 @@ class WritePath:
 
     def _install_log(self, version: Version, wal: WAL) -> None:
         """Make a Version current that names ``wal``, which is given up if that fails."""
+        version = with_session(version, self._sequence, self._recovered.crashed, self._filesystem)
         try:
             self.maintenance.install(version)
         except BaseException:
@@ -357,7 +357,7 @@ class WritePath:
         if depth(self._mutex):
             refuse()
         with self._mutex:
-            if self._unsynced:
+            if self._recovered.unsynced:
                 self.begin()
             if self.log.live is None:
                 return
@@ -406,7 +406,7 @@ class WritePath:
         return {
             "log_back_end": "" if live is None else live.back_end,
             "log_bytes": 0 if live is None else self.appender.position - DATA_AT,
-            "lost_bytes": sum(map(len, self._lost)),
+            "lost_bytes": sum(map(len, self._recovered.lost)),
             "quarantined_tables": sorted(self.maintenance.quarantined),
         }
 
