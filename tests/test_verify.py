@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import re
@@ -19,10 +20,11 @@ from gates import damage as damages
 from gates.failure import descriptors
 from gates.prepared import LATER, MAKERS, WRITTEN, prepared
 from oblivion_dbm import Database, error
-from oblivion_dbm.engine.backup import restore
+from oblivion_dbm.engine.backup import backup, restore
 from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.manifest import RESERVE, load, render
 from oblivion_dbm.engine.options import Options
+from oblivion_dbm.engine.policy import Task
 from oblivion_dbm.engine.record import DELETE, PUT, crc32c, encode
 from oblivion_dbm.engine.sstable import (
     FENCES,
@@ -545,6 +547,152 @@ def test_keys_that_the_footer_and_the_index_have_from_elsewhere_are_found(tmp_pa
     found = " ".join(meaning for _, meaning in findings(tmp_path))
     assert "expected last key b'c', found b'x'" in found
     assert "the index does not lead to this record" in found
+
+
+def three_runs(path: Path) -> Version:
+    """Make a closed store of three runs and a log; return its Version."""
+    engine = open_it(str(path), background=False, fan_in=100, space_ratio=1e9)
+    for run in range(3):
+        with engine.lock:
+            for number in range(50):
+                engine.put(b"%d %d" % (run, number), b"x")
+        engine.flush()
+    engine.put(b"logged", b"x")
+    engine.close()
+    version = load(SYSTEM, str(path))
+    assert (len(version.runs), len(version.logs)) == (3, 1)
+    return version
+
+
+def three_logs(path: Path) -> Version:
+    """Make a closed store of three logs and nothing else; return its Version."""
+    engine = open_it(str(path), background=False)
+    for part in range(3):
+        with engine.lock:
+            for number in range(50):
+                engine.put(b"%d %d" % (part, number), b"x")
+        if part < 2:
+            engine._path.maintenance.rotate()
+    engine.close()
+    version = load(SYSTEM, str(path))
+    assert (len(version.runs), len(version.logs)) == (0, 3)
+    return version
+
+
+LOST: dict[str, tuple[Callable[[Path], Version], Callable[[Version], Version], str]] = {
+    "newest run": (three_runs, lambda v: v.replace(runs=v.runs[1:]), "no table and no log holds"),
+    "middle run": (three_runs, lambda v: v.replace(runs=v.runs[::2]), "the older one ends at"),
+    "oldest run": (three_runs, lambda v: v.replace(runs=v.runs[:-1]), "no table holds the writes"),
+    "all runs": (three_runs, lambda v: v.replace(runs=()), "no table and no log holds"),
+    "log behind runs": (three_runs, lambda v: v.replace(logs=()), "it names no log segment"),
+    "oldest log": (three_logs, lambda v: v.replace(logs=v.logs[1:]), "no table and no log holds"),
+    "all logs": (three_logs, lambda v: v.replace(logs=()), "it names no log segment"),
+}
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_what_a_manifest_has_lost_is_found_though_its_crc_matches(
+    tmp_path: Path, what: str
+) -> None:
+    make, lose, expected = LOST[what]
+    version = make(tmp_path / "store")
+    assert findings(tmp_path / "store") == []
+    lost = lose(version).replace(live=None)
+    (tmp_path / "store" / "MANIFEST").write_bytes(render(lost))
+    for number in version.numbers() - lost.numbers():
+        for path in (tmp_path / "store").glob(f"{number:06d}.*"):
+            path.unlink()
+    ((_, meaning),) = findings(tmp_path / "store")
+    assert expected in meaning
+
+
+def test_a_repair_that_was_not_finished_is_found(store: Path) -> None:
+    version = load(SYSTEM, str(store))
+    version = version.replace(extra=(*version.extra, "? repairing 00"))
+    (store / "MANIFEST").write_bytes(render(version))
+    assert findings(store) == [("MANIFEST", "a repair was not finished here")]
+
+
+def empty_by_merges(engine: Any) -> None:
+    """Let the oldest runs, and then all, become nothing."""
+    for kind in (engine.put, lambda key, _: engine.delete(key)):
+        with engine.lock:
+            for number in range(50):
+                kind(b"%d" % number, b"x")
+        engine.commit()
+        engine.flush()
+
+
+def delete_before_the_flush(engine: Any) -> None:
+    engine.put(b"a", b"1")
+    engine.delete(b"a")
+    engine.flush()
+
+
+def clear_all(engine: Any) -> None:
+    engine.put(b"a", b"1")
+    engine.clear()
+    engine.flush()
+
+
+def seal_nothing(engine: Any) -> None:
+    for _ in range(3):
+        engine.put(b"a", b"1")
+        engine.flush()
+        engine._path.maintenance.rotate()
+
+
+EMPTYING = [empty_by_merges, delete_before_the_flush, clear_all, seal_nothing]
+
+
+@pytest.mark.parametrize("format_1", [False, True], ids=["new", "from before"])
+@pytest.mark.parametrize("steps", [*itertools.permutations(EMPTYING, 2)])
+def test_what_was_emptied_is_not_missing(
+    tmp_path: Path, steps: tuple[Callable[[Any], None], ...], format_1: bool
+) -> None:
+    path, options = tmp_path / "store", {"background": False, "fan_in": 2}
+    engine = open_it(str(path), **options)
+    if format_1:
+        engine.close()
+        version = load(SYSTEM, str(path)).replace(extra=())
+        (path / "MANIFEST").write_bytes(render(version))
+        engine = open_it(str(path), **options)
+    for step in steps:
+        for again in range(2):
+            step(engine)
+            assert findings(path) == []
+            if again == 0:
+                engine.put(b"in between", b"1")
+                assert findings(path) == []
+        with engine.lock:
+            engine.put(b"left", b"1")
+            engine.delete(b"left")
+        engine.close()
+        assert findings(path) == []
+        backup(str(path), str(tmp_path / "backup"))
+        assert findings(tmp_path / "backup") == []
+        restore(str(tmp_path / "backup"), str(tmp_path / f"restored {step.__name__}"))
+        engine = open_it(str(path), **options)
+        assert findings(path) == []
+        engine.put(b"again", b"1")
+        engine.clear()
+        assert findings(path) == []
+    engine.close()
+
+
+def test_an_oldest_run_that_is_emptied_is_not_missing(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    engine = open_it(str(path), background=False, fan_in=100, space_ratio=1e9)
+    empty_by_merges(engine)
+    engine.put(b"newer", b"1")
+    engine.flush()
+    version = load(SYSTEM, str(path))
+    assert len(version.runs) == 3
+    engine._path.maintenance._merge(Task(version.runs[1:], 1, drop_tombstones=True))
+    assert len(load(SYSTEM, str(path)).runs) == 1
+    assert findings(path) == []
+    engine.close()
+    assert findings(path) == []
 
 
 def test_a_wrong_count_in_the_manifest_is_found(store: Path) -> None:

@@ -1,10 +1,12 @@
-"""The lines of a MANIFEST that say where a store comes from.
+"""The lines of a MANIFEST that say where a store comes from, and what became of it.
 
 ::
 
     ? lineage 91c4e0a2d57b3f68     given at random to a store that is created or restored
     ? backup 4291 0196792e         this is a backup: up to which sequence number, and the
                                    crc of what its MANIFEST names
+    ? emptied 8913                 nothing is left of the writes up to this sequence number, or
+                                   else a table says that it holds them
 
 Two stores with one store id and one lineage are the same store at different
 times: a store and its backups.  A store that was made before there were
@@ -24,7 +26,6 @@ False
 
 from __future__ import annotations
 
-from oblivion_dbm.engine.history import LINE as _HISTORY
 from oblivion_dbm.engine.manifest import render
 
 TYPE_CHECKING = False
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _LINEAGE = "? lineage "
 _BACKUP = "? backup "
+_EMPTIED = "? emptied "
 
 
 def lineage(version: Version) -> str:
@@ -42,8 +44,8 @@ def lineage(version: Version) -> str:
 
 
 def begin(version: Version, filesystem: FileSystem) -> Version:
-    """Return it with a new lineage and no history yet, and as no backup."""
-    others = _others(version, _LINEAGE, _BACKUP, _HISTORY)
+    """Return it with a new lineage, and as no backup."""
+    others = _others(version, _LINEAGE, _BACKUP)
     return version.replace(extra=(*others, _LINEAGE + filesystem.random(8).hex()))
 
 
@@ -60,13 +62,26 @@ def as_backup(version: Version, sequence: int) -> Version:
 
 def backup_sequence(version: Version) -> int | None:
     """Return the sequence number up to which a backup holds everything; None for no backup."""
-    sequence = _value(version, _BACKUP).partition(" ")[0]
-    return int(sequence) if sequence.isascii() and sequence.isdigit() else None
+    return _number(_value(version, _BACKUP).partition(" ")[0])
 
 
 def is_as_backed_up(version: Version) -> bool:
     """Tell whether a backup's MANIFEST still names what the backup has put there."""
     return _value(version, _BACKUP).partition(" ")[2] == _crc(version)
+
+
+def emptied(version: Version, sequence: int) -> Version:
+    """Return it with the note that no record up to ``sequence`` is left, and no table of them."""
+    return version.replace(extra=(*_others(version, _EMPTIED), f"{_EMPTIED}{sequence}"))
+
+
+def emptied_up_to(version: Version) -> int | None:
+    """Return up to which sequence number nothing may be left; None where nobody has noted it."""
+    return _number(_value(version, _EMPTIED))
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 def _crc(version: Version) -> str:

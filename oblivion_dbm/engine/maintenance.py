@@ -20,6 +20,7 @@ from contextlib import suppress
 
 from oblivion_dbm.engine.compactor import Compactor
 from oblivion_dbm.engine.kernel import depth, refuse
+from oblivion_dbm.engine.lineage import emptied
 from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.options import FULL
 from oblivion_dbm.engine.policy import choose, everything
@@ -358,6 +359,8 @@ class Maintenance:
             self.pressure.flush_ends()
         if not version.runs:
             live = 0 if run is None else run.puts
+            if run is None:
+                version = emptied(version, memtable.last_sequence)
         return version.with_flush(run, logs, live), run
 
     def _merge_due(self) -> bool:
@@ -390,7 +393,13 @@ class Maintenance:
         self.pressure.merging = True
         try:
             run = self.compactor.merge(task, self._tree.tables.__getitem__)
-            self.install(self._tree.version.with_merge(task.runs, run), run)
+            version = self._tree.version.with_merge(task.runs, run)
+            if run is None:
+                end = max(
+                    self._tree.tables[number].last_sequence for number in self._inputs - outer
+                )
+                version = emptied(version, end)
+            self.install(version, run)
         except Cancelled:
             if self.worker.closed or self.worker.stopping:
                 raise

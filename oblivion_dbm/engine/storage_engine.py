@@ -531,7 +531,7 @@ def _current_version(
     filesystem: FileSystem, path: str, flag: str, lock: WriterLock, mode: int
 ) -> Version:
     """Return the Version to start from, a new one where there is none or flag is "n"."""
-    from oblivion_dbm.engine.lineage import begin, own
+    from oblivion_dbm.engine.lineage import begin, emptied, own
 
     old = None
     if filesystem.kind(filesystem.join(path, filenames.MANIFEST)) != "missing":
@@ -549,7 +549,7 @@ def _current_version(
         next_file=max([old.next_file if old else 1, *(number + 1 for number in numbers)]),
     )
     manifest = Manifest(filesystem, path, version, mode)
-    manifest.install(begin(version, filesystem), lock.bump)
+    manifest.install(emptied(begin(version, filesystem), 0), lock.bump)
     filesystem.sync_directory(filesystem.parent(path))
     return manifest.version
 

@@ -11,8 +11,12 @@ from itertools import islice
 from oblivion_dbm.engine import filenames, lock
 from oblivion_dbm.engine.filesystem import FileSystem, close_all
 from oblivion_dbm.engine.finding import Finding, found
+from oblivion_dbm.engine.header_page import DATA_AT, SEQUENCE_AT
+from oblivion_dbm.engine.history import sessions
+from oblivion_dbm.engine.lineage import emptied_up_to
 from oblivion_dbm.engine.log_check import check_logs
 from oblivion_dbm.engine.manifest import RESERVE, load, missing_is_damage
+from oblivion_dbm.engine.record import OVERHEAD
 from oblivion_dbm.engine.recovery import check_newest, places
 from oblivion_dbm.engine.segment import Segment
 from oblivion_dbm.engine.snapshot import count_live
@@ -33,6 +37,10 @@ __all__ = ["Finding", "verify"]
 
 #: How often a store is looked at whose MANIFEST moves on while its log is checked.
 _ATTEMPTS = 20
+#: How a line begins that says that a repair has not come to its end.
+_UNFINISHED = "? repairing "
+#: How many SEALs without a write may follow each other.
+_SEALS = 8
 #: Findings that are listed of logs, and of tables.
 _MOST = 1000
 
@@ -124,6 +132,7 @@ class _Check:
         """Yield what is wrong, if the Version is still the store's, with all but tables."""
         yield from self._missing
         yield from _listed(check_logs(self._filesystem, self._segments))
+        yield from self._check_sequences()
         yield from self._check_lock()
         yield from self._check_names()
 
@@ -141,6 +150,47 @@ class _Check:
         if live != self._version.live:
             meaning = f"expected {live} live keys, found {self._version.live}"
             yield Finding(manifest, 0, meaning)
+
+    def _check_sequences(self) -> Iterator[Finding]:
+        """Check that tables and logs together hold all that was ever written.
+
+        Of two runs that follow each other ``check_runs`` tells.
+        """
+        version, gone = self._version, emptied_up_to(self._version)
+        runs = [next(filter(None, run), None) for run in self._runs]
+        known = sessions(version)
+        manifest = self._filesystem.join(self._directory, filenames.MANIFEST)
+        if any(line.startswith(_UNFINISHED) for line in version.extra):
+            yield Finding(manifest, 0, "a repair was not finished here")
+        oldest = runs[-1] if runs else None
+        if oldest is not None and gone is not None and oldest.first_sequence not in (0, gone):
+            meaning = f"no table holds the writes up to number {oldest.first_sequence}"
+            yield Finding(manifest, 0, meaning)
+        if not version.logs and (runs or known):
+            yield Finding(manifest, 0, "it names no log segment, but there must be one")
+        log = self._segments[0] if version.logs else None
+        if log is None or log.prelude_end > DATA_AT:
+            return  # nobody knows where what it has taken over had begun
+        if runs:
+            end = None if runs[0] is None else runs[0].last_sequence
+        else:  # all logs are of the last session
+            end = gone if gone is None or not known else max(gone, known[-1].start)
+        if end is not None and self._is_hole(end, log):
+            meaning = f"no table and no log holds the writes from number {end} on"
+            yield Finding(log.path, SEQUENCE_AT, meaning)
+
+    def _is_hole(self, end: int, log: Segment) -> bool:
+        """Tell whether something is missing between ``end`` and the first log.
+
+        A segment that is sealed before its first write leaves the number of its SEAL
+        alone.  A crash of the machine may have taken where a segment begins: then there
+        is a guess, which is too low.
+        """
+        try:
+            missing = log.first_sequence - end
+        except CorruptionError:  # which the check of the log tells of
+            return False
+        return missing > 0 and missing not in range(0, _SEALS * OVERHEAD, OVERHEAD)
 
     def _count(self) -> int:
         return sum(len(run.tables) for run in self._version.runs)
