@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from oblivion_dbm import Database, error
+from oblivion_dbm import CorruptionError, Database, error
 from oblivion_dbm.engine.filesystem import File, FileSystem, after_fork, environment, no_fork
 
 SYSTEM = FileSystem()
@@ -75,13 +76,30 @@ def test_a_link_is_the_same_file_and_takes_the_place_of_nothing(tmp_path: Path, 
     assert not os.path.islink(link + "2")
 
 
-def test_the_mode_is_that_of_the_open_file(tmp_path: Path, file: File) -> None:
+def test_the_mode_is_that_of_the_file(tmp_path: Path, file: File) -> None:
     os.chmod(file.path, 0o640)
     assert SYSTEM.mode(file) == 0o640
     os.chmod(tmp_path, 0o710)
-    folder = SYSTEM.open(str(tmp_path))
-    assert SYSTEM.mode(folder) == 0o710
-    SYSTEM.close(folder)
+    assert SYSTEM.mode_of(file.path) == 0o640
+    assert SYSTEM.mode_of(str(tmp_path)) == 0o710
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_only_files_are_opened(tmp_path: Path, writable: bool) -> None:
+    """To open a FIFO would wait for somebody at its other end."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    (tmp_path / "folder").mkdir()
+    os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
+    for path, what in (
+        (tmp_path / "fifo", "a FIFO"), (tmp_path / "link", "a FIFO"),
+        (tmp_path / "folder", "a directory"), (tmp_path / "socket", "a socket"),
+        (Path(os.devnull), "a device"),
+    ):  # fmt: skip
+        with pytest.raises(CorruptionError) as caught:
+            SYSTEM.open(str(path), writable)
+        assert caught.value.meaning == f"expected a file, found {what}"
+        assert caught.value.filename == str(path)
 
 
 def test_a_map_outlives_the_descriptor_and_the_name(file: File) -> None:

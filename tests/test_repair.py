@@ -415,6 +415,25 @@ def test_numbers_that_no_file_has_are_left_alone(store: Path) -> None:
     assert load(SYSTEM, str(store)).next_file < 1000
 
 
+@pytest.mark.parametrize("name", ["MANIFEST", "000900.wal", "table"])
+def test_a_fifo_where_a_file_should_be_stops_nobody(store: Path, name: str) -> None:
+    path = min(store.glob("*.sst")) if name == "table" else store / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    assert any(finding.file == str(path) for finding in verify(str(store), SYSTEM))
+    report = repair(store)
+    assert pairs(store) == NOW
+    assert bool(report.losses) == (name == "table")
+
+
+def test_a_lock_that_is_no_file_is_an_error_that_says_so(store: Path) -> None:
+    (store / "LOCK").unlink()
+    os.mkfifo(store / "LOCK")
+    with pytest.raises(error, match="expected a file, found a FIFO"):
+        repair(store)
+    assert sorted(os.listdir(store.parent)) == ["store"]
+
+
 # Elsewhere.
 
 
@@ -433,6 +452,65 @@ def test_with_a_destination_the_old_store_stays(store: Path, there: bool) -> Non
     assert len(pairs(destination)) == len(NOW) - 1
     names = ["new", "new.found.jsonl", "store"]
     assert sorted(os.listdir(store.parent)) == names
+
+
+class ReadOnly(FileSystem):
+    """Lets nobody write in one directory, as a system does once its disk has failed."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path = str(path)
+        self.number = number
+
+    def _refuse(self, path: str) -> None:
+        if path.startswith(self.path + "/"):
+            raise error(self.number, os.strerror(self.number), path)
+
+    def create(self, path: str, mode: int = 0o666) -> File:
+        self._refuse(path)
+        return super().create(path, mode)
+
+    def open(self, path: str, writable: bool = False) -> File:
+        if writable:
+            self._refuse(path)
+        return super().open(path, writable)
+
+    def write(self, file: File, offset: int, data: bytes | memoryview) -> None:
+        self._refuse(file.path)
+        super().write(file, offset, data)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM])
+@pytest.mark.parametrize("lock", ["there", "empty", "missing"])
+def test_a_store_that_can_only_be_read_is_repaired_elsewhere(
+    store: Path, lock: str, number: int
+) -> None:
+    if lock == "empty":
+        (store / "LOCK").write_bytes(b"")
+    elif lock == "missing":
+        (store / "LOCK").unlink()
+    for path in store.iterdir():
+        path.chmod(0o444)
+    store.chmod(0o555)
+    before, system = state(store), ReadOnly(store, number)
+    with pytest.raises(error) as caught:
+        engine_repair(str(store), filesystem=system)
+    assert caught.value.errno == number
+    new = store.parent / "new"
+    report = engine_repair(str(store), str(new), filesystem=system)
+    assert (pairs(new), report.losses) == (NOW, [])
+    assert stat.S_IMODE(new.stat().st_mode) == 0o755
+    assert {stat.S_IMODE(path.stat().st_mode) & 0o200 for path in new.iterdir()} == {0o200}
+    assert state(store) == before
+    assert (store / "LOCK").exists() == (lock != "missing")
+    with Database(new, "w") as database:
+        database["more"] = "1"
+    store.chmod(0o755)
+
+
+def test_a_store_in_use_is_refused_to_whoever_may_only_read_it(store: Path) -> None:
+    with Database(store, "w"), pytest.raises(error) as caught:
+        engine_repair(str(store), f"{store}.new", filesystem=ReadOnly(store, errno.EROFS))
+    assert caught.value.errno == errno.EAGAIN
 
 
 def test_a_destination_that_will_not_do_is_refused(store: Path) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import stat
 from _thread import RLock
 from _weakref import ref
 from contextlib import ExitStack, suppress
 from time import monotonic, sleep
 
-from oblivion_dbm.errors import error
+from oblivion_dbm.errors import CorruptionError, error
 
 try:
     import fcntl
@@ -31,6 +32,14 @@ _NOBODY_KNOWS = ""
 #: File systems that keep the room that a file was given, whatever becomes of the disk.  One
 #: that writes elsewhere than it has allocated, as Btrfs does, or over a network, does not.
 _KEEP_ROOM = {"ext2", "ext3", "ext4", "xfs", "tmpfs", _NOBODY_KNOWS}
+#: What may have the name of a file and is none.
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +91,14 @@ class FileSystem:
 
     @_translated
     def open(self, path: str, writable: bool = False) -> File:
-        """Open an existing file."""
+        """Open an existing file, and nothing else: of a FIFO even that would wait for ever.
+
+        Raises CorruptionError where there is something else; to look costs 1 µs.
+        """
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            meaning = f"expected a file, found {_KINDS.get(stat.S_IFMT(status.st_mode), 'none')}"
+            raise CorruptionError(path, 0, meaning)
         flags = (os.O_RDWR if writable else os.O_RDONLY) | getattr(os, "O_CLOEXEC", 0)
         return File(os.open(path, flags), path)
 
@@ -98,8 +114,13 @@ class FileSystem:
 
     @_translated
     def mode(self, file: File) -> int:
-        """Return the permission bits of a file or a directory that is open."""
+        """Return the permission bits of a file that is open."""
         return os.fstat(file.descriptor).st_mode & 0o777
+
+    @_translated
+    def mode_of(self, path: str) -> int:
+        """Return the permission bits of a file or a directory."""
+        return os.stat(path).st_mode & 0o777
 
     @_translated
     def read(self, file: File, offset: int, length: int) -> bytes:

@@ -67,7 +67,9 @@ class WriterLock:
     """The writer's lock on a store, held from construction to ``release``.
 
     Raises ``error`` with EAGAIN that names the holder when it is not free
-    within ``timeout`` seconds; ``busy`` says what the holder may be doing.
+    within ``timeout`` seconds; ``busy`` says what the holder may be doing.  Unless it
+    is ``writable`` the file must be there, and nothing is written to it: so whoever may
+    only read can keep writers out, too.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class WriterLock:
         timeout: float = 0.0,
         mode: int = 0o666,
         busy: str = "the store is open for writing",
+        *,
+        writable: bool = True,
     ) -> None:
         self._filesystem = filesystem
         self._busy = busy
@@ -84,12 +88,14 @@ class WriterLock:
         self._inode: tuple[int, int] | None = None
         self._file: File | None = None
         self._claimed = False
+        self._writable = writable
         try:
             self._acquire(directory, timeout, mode)
-            if filesystem.size(self._open_file()) < _WORDS.size:
+            if writable and filesystem.size(self._open_file()) < _WORDS.size:
                 filesystem.write(self._open_file(), 0, bytes(_WORDS.size))
             self.generation = self._read()[0]
-            self.claim()
+            if writable:
+                self.claim()
         except BaseException:
             self.release()
             raise
@@ -113,7 +119,7 @@ class WriterLock:
     def _take(self, mode: int) -> str:
         """Take the lock without waiting; return who has it, "" where it is this one."""
         filesystem = self._filesystem
-        if filesystem.kind(self._path) == "missing":
+        if self._writable and filesystem.kind(self._path) == "missing":
             try:
                 filesystem.close(filesystem.create(self._path, mode))
             except error as problem:
@@ -124,7 +130,7 @@ class WriterLock:
             return f"process {filesystem.process()}, this one"
         self._inode = inode
         with no_fork():  # else a child might keep a descriptor that nobody knows of
-            self._file = filesystem.open(self._path, writable=True)
+            self._file = filesystem.open(self._path, self._writable)
         if filesystem.lock(self._file):
             return ""
         _, process, space = self._read()

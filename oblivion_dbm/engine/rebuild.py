@@ -58,7 +58,9 @@ class Rebuild:
         self._old = old
         self.directory = new + BUILDING
         self.report = Report(new, old)
-        self._mode = mode_of(filesystem, filesystem.join(old, filenames.LOCK)) & 0o666
+        lock = filesystem.join(old, filenames.LOCK)
+        like = lock if filesystem.kind(lock) == "file" else old
+        self._mode = filesystem.mode_of(like) & 0o666 | 0o200
         self.hand_over = HandOver(filesystem, self.directory + ".jsonl", self._mode)
         self._files: Any = PatientFiles(filesystem)
         self._inventory = Inventory(self._files, old)
@@ -128,7 +130,7 @@ class Rebuild:
     def _build(self, replay: Replay, doubtful: bool) -> None:
         """Write the new store, and what is handed over; the MANIFEST comes last."""
         filesystem, directory, chosen = self._filesystem, self.directory, self._selection
-        filesystem.make_directory(directory, mode_of(filesystem, self._old))
+        filesystem.make_directory(directory, filesystem.mode_of(self._old) | 0o700)
         self._lock = WriterLock(filesystem, directory, mode=self._mode)
         version = Version(
             filesystem.random(16).hex(),
@@ -198,15 +200,6 @@ class Rebuild:
         gaps = [(log, DATA_AT, log.end_of_bytes()) for log in chosen.other_logs]
         for log, start, end in (*replay.gaps, *gaps):
             hand_over.add_of_log(log.name, log.piece, start, end)
-
-
-def mode_of(filesystem: FileSystem, path: str) -> int:
-    """Return the permission bits of a file or a directory."""
-    file = filesystem.open(path)
-    try:
-        return filesystem.mode(file)
-    finally:
-        filesystem.close(file)
 
 
 def check(filesystem: FileSystem, directory: str) -> None:

@@ -14,9 +14,10 @@ cut short between the two is brought to its end by the next.
 
 from __future__ import annotations
 
-from errno import EEXIST, EINVAL, ENOENT, ENOTDIR, ENOTEMPTY
+from errno import EACCES, EEXIST, EINVAL, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EROFS
 
 from oblivion_dbm.engine.damage import Loss, PatientFiles
+from oblivion_dbm.engine.filenames import LOCK
 from oblivion_dbm.engine.filesystem import FileSystem
 from oblivion_dbm.engine.inventory import Inventory
 from oblivion_dbm.engine.lock import WriterLock
@@ -48,7 +49,7 @@ def repair(
     elif filesystem.kind(old) == "missing":
         return _finish(filesystem, old)
     _check_source(filesystem, old)
-    lock = WriterLock(filesystem, old)
+    lock = _locked(filesystem, old, elsewhere=destination is not None)
     try:
         rebuild = Rebuild(filesystem, old, new)
         try:
@@ -63,8 +64,25 @@ def repair(
         finally:
             rebuild.close()
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
     return rebuild.report
+
+
+def _locked(filesystem: FileSystem, old: str, elsewhere: bool) -> WriterLock | None:
+    """Return the lock on the old store; None where there is none to take and none can be made.
+
+    On a medium that is read-only, or where others may write, reading is enough for a
+    new store that goes ``elsewhere``.
+    """
+    try:
+        return WriterLock(filesystem, old)
+    except error as problem:
+        if not elsewhere or problem.errno not in (EROFS, EACCES, EPERM):
+            raise
+    if filesystem.kind(filesystem.join(old, LOCK)) == "missing":
+        return None
+    return WriterLock(filesystem, old, writable=False)
 
 
 def _put_in_place(filesystem: FileSystem, rebuild: Rebuild, old: str, new: str) -> None:

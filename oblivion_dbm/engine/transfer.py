@@ -88,8 +88,8 @@ class Held:
         self._flushed_up_to = 0
         self._recovery: Recovery | None = None
         try:
-            self.mode = self._mode_of(filesystem.join(directory, MANIFEST)) | 0o200
-            self.directory_mode = self._mode_of(directory) | 0o700
+            self.mode = filesystem.mode_of(filesystem.join(directory, MANIFEST)) | 0o200
+            self.directory_mode = filesystem.mode_of(directory) | 0o700
             for info in tables_of(version):
                 self._hold(info, has)
             recovery = Recovery(filesystem, directory, version, readable_only=True)
@@ -108,13 +108,6 @@ class Held:
             log.memtable = MemTable()  # the records were to be checked, not to be kept
         self.sequence = max(sequence, self._flushed_up_to)
         self.version = version.replace(logs=tuple(log.number for log in self.logs))
-
-    def _mode_of(self, path: str) -> int:
-        file = self._filesystem.open(path)
-        try:
-            return self._filesystem.mode(file)
-        finally:
-            self._filesystem.close(file)
 
     def _hold(self, info: TableInfo, has: Has) -> None:
         """Open a table and look at its footer; keep it open if it is to be transferred."""
