@@ -544,7 +544,7 @@ def test_names_that_are_taken_are_passed_over(store: Path) -> None:
     flip(newest(store), record_at(newest(store), b"100") + 8)
     report = repair(store)
     assert report.old == f"{store}.damaged-3"
-    assert report.handed_over == f"{store}.found-2.jsonl"
+    assert report.handed_over == f"{store}.found-3.jsonl"
     for name in ("store.damaged", "store.found.jsonl", "store.damaged-2"):
         assert (store.parent / name).read_text() == "mine"
 
@@ -645,6 +645,10 @@ def test_a_repair_that_stops_anywhere_is_done_by_the_next(store: Path, elsewhere
         assert contents(path if elsewhere else damaged) == before
         left = {"store", "new"} if elsewhere else {"store", "store.damaged"}
         others = set(os.listdir(path.parent)) - left
+        if not elsewhere:
+            assert others == {"store.found.jsonl"}
+            assert report is None or report.handed_over == f"{path}.found.jsonl"
+            assert report is None or (report.found, report.doubtful) == (0, 1)
         assert all(name.startswith(f"{new.name}.found") for name in others)
     else:
         pytest.fail("it never comes to an end")
@@ -699,11 +703,39 @@ def test_everything_is_on_the_disk_before_the_next_renaming(store: Path) -> None
     ]
     assert steps == [
         ("MANIFEST.new", "MANIFEST", {folder, f"{store}.repairing"}),
-        ("store.repairing.jsonl", "store.found.jsonl", set()),
         ("store", "store.damaged", set()),
+        ("store.repairing.jsonl", "store.found.jsonl", set()),
         ("store.repairing", "store", set()),
     ]
     assert not any(Path(path).name != "LOCK" for path in system.dirty)
+
+
+@pytest.mark.parametrize("problem", [error(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_is_handed_over_stays_once_the_new_store_has_its_name(
+    store: Path, elsewhere: bool, problem: BaseException
+) -> None:
+    """The last sync of the directory is all that fails."""
+    flip(newest(store), record_at(newest(store), b"100") + 8)
+    new = store.parent / "new" if elsewhere else store
+
+    class Late(FileSystem):
+        late = False
+
+        def rename(self, source: str, destination: str) -> None:
+            super().rename(source, destination)
+            self.late = destination == str(new)
+
+        def sync_directory(self, path: str) -> None:
+            if self.late:
+                raise problem
+            super().sync_directory(path)
+
+    with pytest.raises(type(problem)):
+        engine_repair(str(store), str(new) if elsewhere else None, filesystem=Late())
+    assert len(pairs(new)) == len(NOW) - 1
+    (line,) = map(json.loads, Path(f"{new}.found.jsonl").read_text().splitlines())
+    assert (line["key"], line["value"]) == ("100", "old")
 
 
 class Refusing(Stopping):

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from oblivion_dbm.engine.filesystem import File, FileSystem
 
 FOUND, DOUBTFUL = "found", "doubtful"
+#: How the name of the file ends.
+LINES = ".jsonl"
 _OPS = {PUT: "put", DELETE: "delete", CLEAR: "clear"}
-#: Bytes that are gathered before they are written.
+#: Bytes that are gathered before they are written, and that are read at once.
 _WRITE_SIZE = 1 << 16
 
 
@@ -111,6 +113,22 @@ class HandOver:
         file, self._file = self._file, None
         if file is not None:
             self._filesystem.close(file)
+
+
+def count_lines(filesystem: FileSystem, path: str) -> tuple[int, int]:
+    """Return how many records of each kind, found and doubtful, were handed over at ``path``."""
+    ends = [f'"why": "{why}"}}\n'.encode() for why in (FOUND, DOUBTFUL)]
+    counts, rest, at = [0, 0], b"", 0
+    file = filesystem.open(path)
+    try:
+        while data := filesystem.read(file, at, _WRITE_SIZE):
+            rest, at = rest + data, at + len(data)
+            last = rest.rfind(b"\n") + 1
+            counts = [n + rest.count(end, 0, last) for n, end in zip(counts, ends)]
+            rest = rest[last:]
+    finally:
+        filesystem.close(file)
+    return counts[0], counts[1]
 
 
 def _unpacked(record: bytes) -> Iterator[tuple[int, bytes]]:

@@ -14,7 +14,7 @@ from oblivion_dbm.engine.compactor import Compactor
 from oblivion_dbm.engine.damage import Damage, Loss, PatientFiles, between
 from oblivion_dbm.engine.damaged_log import Replay
 from oblivion_dbm.engine.doubt import live_chunks
-from oblivion_dbm.engine.hand_over import DOUBTFUL, FOUND, HandOver
+from oblivion_dbm.engine.hand_over import DOUBTFUL, FOUND, LINES, HandOver
 from oblivion_dbm.engine.header_page import DATA_AT
 from oblivion_dbm.engine.inventory import Inventory
 from oblivion_dbm.engine.lineage import begin
@@ -61,7 +61,7 @@ class Rebuild:
         lock = filesystem.join(old, filenames.LOCK)
         like = lock if filesystem.kind(lock) == "file" else old
         self._mode = filesystem.mode_of(like) & 0o666 | 0o200
-        self.hand_over = HandOver(filesystem, self.directory + ".jsonl", self._mode)
+        self.hand_over = HandOver(filesystem, self.directory + LINES, self._mode)
         self._files: Any = PatientFiles(filesystem)
         self._inventory = Inventory(self._files, old)
         self._selection = Selection()

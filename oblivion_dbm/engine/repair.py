@@ -4,12 +4,15 @@ The order that keeps data safe::
 
     lock the old store; read it; nothing in it changes
     STORE.repairing   the new one: built, synced, MANIFEST last; verified
-    STORE.found.jsonl what is handed over, synced
+    STORE.repairing.jsonl   what is handed over, synced
     STORE             renamed to STORE.damaged; directory synced
+    STORE.repairing.jsonl   renamed to STORE.found.jsonl; directory synced
     STORE.repairing   renamed to STORE; directory synced
 
 A repair that was cut short before the first renaming is begun anew; one that was
-cut short between the two is brought to its end by the next.
+cut short after it is brought to its end by the next.  The numbers behind .damaged
+and .found are the same, and higher than all that are there; so the highest is the
+one that was cut short.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from errno import EACCES, EEXIST, EINVAL, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, ERO
 from oblivion_dbm.engine.damage import Loss, PatientFiles
 from oblivion_dbm.engine.filenames import LOCK
 from oblivion_dbm.engine.filesystem import FileSystem
+from oblivion_dbm.engine.hand_over import LINES, count_lines
 from oblivion_dbm.engine.inventory import Inventory
 from oblivion_dbm.engine.lock import WriterLock
 from oblivion_dbm.engine.manifest import load
@@ -28,8 +32,7 @@ from oblivion_dbm.errors import error
 
 __all__ = ["Report", "repair"]
 
-DAMAGED = ".damaged"
-FOUND, LINES = ".found", ".jsonl"
+DAMAGED, FOUND = ".damaged", ".found"
 
 
 def repair(
@@ -56,9 +59,8 @@ def repair(
             rebuild.run(doubtful)
             _put_in_place(filesystem, rebuild, old, new)
         except BaseException:
-            if (
-                filesystem.kind(old) != "missing"
-            ):  # else it is put aside, and the new one is complete
+            # Once a store has been renamed the new one is complete, and stays.
+            if all(filesystem.kind(path) != "missing" for path in (old, rebuild.directory)):
                 rebuild.abandon()
             raise
         finally:
@@ -88,15 +90,15 @@ def _locked(filesystem: FileSystem, old: str, elsewhere: bool) -> WriterLock | N
 def _put_in_place(filesystem: FileSystem, rebuild: Rebuild, old: str, new: str) -> None:
     """Give the new store, which is complete, its name; the old one's first, if it is that."""
     report, parent = rebuild.report, filesystem.parent(new)
-    if len(rebuild.hand_over):
-        report.handed_over = _first_free(filesystem, new + FOUND, LINES)
-        filesystem.rename(rebuild.hand_over.path, report.handed_over)
-        filesystem.sync_directory(parent)
+    damaged, found = _names(new, _last_number(filesystem, new) + 1)
     if new == old:
-        damaged = _first_free(filesystem, old + DAMAGED)
         filesystem.rename(old, damaged)
         filesystem.sync_directory(parent)
         report.move(damaged)
+    if len(rebuild.hand_over):
+        report.handed_over = found
+        filesystem.rename(rebuild.hand_over.path, found)
+        filesystem.sync_directory(parent)
     filesystem.rename(rebuild.directory, new)
     filesystem.sync_directory(parent)
 
@@ -143,38 +145,48 @@ def _check_destination(filesystem: FileSystem, old: str, new: str) -> None:
 def _finish(filesystem: FileSystem, path: str) -> Report:
     """Bring a repair to its end that was cut short when the old store had been put aside."""
     building, parent = path + BUILDING, filesystem.parent(path)
-    names = filesystem.list(parent) if filesystem.kind(parent) == "directory" else []
-    beside = [filesystem.join(parent, name) for name in names]
-    old = [place for place in beside if _is_numbered(place, path + DAMAGED)]
-    if not old or filesystem.kind(building) != "directory":
+    old, found = _names(path, _last_number(filesystem, path))
+    if filesystem.kind(old) == "missing" or filesystem.kind(building) != "directory":
         raise error(ENOENT, "there is no store here", path)
+    report = Report(path, old)
     lock = WriterLock(filesystem, building)
     try:
         version = load(filesystem, building)
         if not any(line.startswith(f"{DONE} ") for line in version.extra):
             raise error(ENOENT, f"there is no store here, and {building} is not complete", path)
         check(filesystem, building)
+        if filesystem.kind(building + LINES) == "file":
+            filesystem.rename(building + LINES, found)
+            filesystem.sync_directory(parent)
         filesystem.rename(building, path)
         filesystem.sync_directory(parent)
     finally:
         lock.release()
-    report = Report(path, max(old, key=len))
     report.saved = version.live or 0
+    if filesystem.kind(found) == "file":
+        report.handed_over = found
+        report.found, report.doubtful = count_lines(filesystem, found)
     meaning = "a repair was cut short and is complete now; what it has lost is not known any more"
-    report.losses.append(Loss(report.old, 0, 0, meaning))
+    report.losses.append(Loss(old, 0, 0, meaning))
     return report
 
 
-def _first_free(filesystem: FileSystem, path: str, suffix: str = "") -> str:
-    """Return the first of ``path``, ``path-2``, ``path-3`` and so on that nothing has yet."""
-    name, number = path + suffix, 1
-    while filesystem.kind(name) != "missing":
-        number += 1
-        name = f"{path}-{number}{suffix}"
-    return name
+def _names(path: str, number: int) -> tuple[str, str]:
+    """Return what a damaged store at ``path`` is called, and what was found in it."""
+    numbered = f"-{number}" if number > 1 else ""
+    return path + DAMAGED + numbered, path + FOUND + numbered + LINES
 
 
-def _is_numbered(name: str, path: str) -> bool:
-    """Tell whether ``_first_free`` may have returned ``name`` for ``path``."""
-    rest = name[len(path) :]
-    return name.startswith(path) and (not rest or (rest[0] == "-" and rest[1:].isdigit()))
+def _last_number(filesystem: FileSystem, path: str) -> int:
+    """Return the highest number of what ``_names`` returns that is there, 0 where nothing is."""
+    parent, last = filesystem.parent(path), 0
+    for name in filesystem.list(parent) if filesystem.kind(parent) == "directory" else ():
+        beside = filesystem.join(parent, name)
+        for begin, end in ((path + DAMAGED, ""), (path + FOUND, LINES)):
+            if beside.startswith(begin) and beside.endswith(end):
+                rest = beside[len(begin) : len(beside) - len(end)]
+                if rest[:1] == "-" and rest[1:].isdecimal():
+                    last = max(last, int(rest[1:]))
+                elif not rest:
+                    last = max(last, 1)
+    return last
