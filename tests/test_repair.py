@@ -22,6 +22,7 @@ from gates.disk import Restarted
 from gates.failure import descriptors
 from gates.ruin import contents, pairs
 from oblivion_dbm import Database, error, repair
+from oblivion_dbm.engine.backup import backup, restore
 from oblivion_dbm.engine.damage import PatientFiles
 from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.manifest import load, render
@@ -819,10 +820,42 @@ def test_it_is_loaded_when_it_is_needed() -> None:
 def test_an_unfinished_backup_is_no_store(store: Path) -> None:
     (store / "MANIFEST").unlink()
     (store / "UNFINISHED").write_text("begin again")
+    (store / "LOCK").write_bytes(bytes(16))
     with pytest.raises(error, match="not finished here"):
         repair(store)
     (store / "UNFINISHED").unlink()
     assert repair(store).losses == []
+
+
+class NoRemoval(FileSystem):
+    """Ends just before the last thing that a backup or a restore does."""
+
+    def remove(self, path: str) -> None:
+        if path.endswith("UNFINISHED"):
+            raise error(errno.EIO, "Input/output error", path)
+        super().remove(path)
+
+
+@pytest.mark.parametrize("way", [backup, restore])
+@pytest.mark.parametrize("written", [False, True])
+def test_what_was_finished_and_could_not_say_so_is_a_store(
+    store: Path, way: Callable[..., Any], written: bool
+) -> None:
+    copy = store.parent / "copy"
+    oblivion_dbm.backup(store, store.parent / "backup")
+    way(str(store.parent / "backup"), str(copy), filesystem=NoRemoval())
+    assert (copy / "UNFINISHED").exists()
+    expected = dict(NOW)
+    if written:
+        with Database(copy, "w") as database:
+            database[b"new"] = b"1"
+        expected[b"new"] = b"1"
+        assert not (copy / "UNFINISHED").exists()
+    (copy / "MANIFEST").unlink()
+    report = repair(copy)
+    assert pairs(copy) == expected
+    # The log of the next writer begins with what it has taken over.
+    assert ["cannot be told" in loss.meaning for loss in report.losses] == [True] * written
 
 
 def test_a_backup_is_repaired_to_a_store_of_its_own(store: Path) -> None:

@@ -9,6 +9,7 @@ from oblivion_dbm.engine.damage import Loss
 from oblivion_dbm.engine.damaged_log import DamagedLog
 from oblivion_dbm.engine.damaged_table import DamagedTable
 from oblivion_dbm.engine.filesystem import close_all
+from oblivion_dbm.engine.lock import read_words
 from oblivion_dbm.engine.manifest import begins_as_one, load
 from oblivion_dbm.engine.recovery import check_newest
 from oblivion_dbm.errors import CorruptionError, error
@@ -79,9 +80,14 @@ class Inventory:
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether it is what a first backup, or a restore, has left that was cut short."""
+        """Whether it is what a first backup, or a restore, has left that was cut short.
+
+        The generation grows with each MANIFEST: where it has, there was one.
+        """
         mark = self._files.join(self._directory, filenames.UNFINISHED)
-        return self.version is None and self._files.kind(mark) != "missing"
+        if self.version is not None or self._files.kind(mark) == "missing":
+            return False
+        return not any(read_words(self._files, self._directory)[:8])
 
     @property
     def is_a_store(self) -> bool:

@@ -187,6 +187,14 @@ def begins_as_one(filesystem: FileSystem, directory: str) -> bool:
         filesystem.close(file)
 
 
+def remove_mark(filesystem: FileSystem, directory: str) -> None:
+    """Remove what says that a store is not finished, where a kill has left it beside a MANIFEST."""
+    mark = filesystem.join(directory, filenames.UNFINISHED)
+    with suppress(error):
+        if filesystem.exists(mark):
+            filesystem.remove(mark)
+
+
 def missing_is_damage(problem: error) -> error:
     """Return what to raise for a file that the MANIFEST names and that does not open."""
     if problem.errno == ENOENT and isinstance(problem.filename, str):

@@ -20,7 +20,7 @@ from __future__ import annotations
 from errno import EACCES, EEXIST, EINVAL, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EROFS
 
 from oblivion_dbm.engine.damage import Loss, PatientFiles
-from oblivion_dbm.engine.filenames import LOCK
+from oblivion_dbm.engine.filenames import LOCK, UNFINISHED
 from oblivion_dbm.engine.filesystem import FileSystem
 from oblivion_dbm.engine.hand_over import LINES, count_lines
 from oblivion_dbm.engine.inventory import Inventory
@@ -113,7 +113,10 @@ def _check_source(filesystem: FileSystem, path: str) -> None:
     inventory = Inventory(PatientFiles(filesystem), path)
     try:
         if inventory.is_unfinished:
-            meaning = "a backup or a restore was not finished here; there is no whole store"
+            meaning = (
+                "a backup or a restore was not finished here, so there is no whole store; "
+                f"if it was, remove {UNFINISHED} from it"
+            )
             raise error(ENOTDIR, meaning, path)
         if not inventory.is_a_store:
             meaning = "this never was a store: no MANIFEST, table or log of ours is in it"

@@ -19,7 +19,7 @@ from oblivion_dbm.engine import filenames, kernel
 from oblivion_dbm.engine.filesystem import FileSystem, after_fork
 from oblivion_dbm.engine.follower import Follower
 from oblivion_dbm.engine.lock import WriterLock
-from oblivion_dbm.engine.manifest import Manifest, begins_as_one, load
+from oblivion_dbm.engine.manifest import Manifest, begins_as_one, load, remove_mark
 from oblivion_dbm.engine.record import BATCH, CLEAR, DELETE, LONGEST, OVERHEAD, PUT, encode
 from oblivion_dbm.engine.version import Version
 from oblivion_dbm.errors import CorruptionError, error
@@ -541,6 +541,7 @@ def _current_version(
             if flag != "n":
                 raise
         if old is not None and flag != "n":
+            remove_mark(filesystem, path)
             return own(old, filesystem)
     numbers = [parsed[1] for parsed in map(filenames.parse, filesystem.list(path)) if parsed]
     version = Version(
