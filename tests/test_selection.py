@@ -212,6 +212,8 @@ def test_most_files_decide_whose_store_it_is(store: Path) -> None:
     ((name, why),) = report.dropped
     assert name == "000099.sst"
     assert "of another store" in why
+    (loss,) = report.losses
+    assert loss.meaning == ("whose store this is cannot be told; of another one are 000099.sst")
     assert load(SYSTEM, str(store)).next_file > 99
 
 
@@ -310,7 +312,7 @@ def test_a_log_of_another_store_does_not_count(store: Path) -> None:
     shutil.copy(foreign, store / "000099.wal")
     (store / "MANIFEST").unlink()
     report = mended(store)
-    assert (pairs(store), report.losses) == (NOW | {b"log": b"1"}, [])
+    assert (pairs(store), len(report.losses)) == (NOW | {b"log": b"1"}, 1)
     assert dropped(report) == {"000099.wal"}
 
 
@@ -352,6 +354,60 @@ def test_an_old_log_whose_sequence_number_is_damaged_may_bring_something_back(
     assert any("may be back" in loss.meaning for loss in report.losses)
     assert log.name in report.taken
     assert pairs(path)[b"first"] == b"1"
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_manifest_that_names_what_is_gone_is_an_older_one(tmp_path: Path, foreign: bool) -> None:
+    path = tmp_path / "store"
+    engine = opened(path)
+    engine.put(b"key", b"1")
+    engine._path.maintenance.rotate()
+    older = (path / "MANIFEST").read_bytes()
+    engine.flush()
+    engine.put(b"log", b"1")
+    engine.close()
+    if foreign:
+        other = opened(tmp_path / "other")
+        for number in range(5):
+            other.put(b"foreign%d" % number, b"1")
+            other.flush()
+        other.close()
+        for number, table in enumerate((tmp_path / "other").glob("*.sst")):
+            shutil.copy(table, path / f"{number + 90:06d}.sst")
+    (path / "MANIFEST").write_bytes(older)
+    report = mended(path)
+    assert (pairs(path), report.losses) == ({b"key": b"1", b"log": b"1"}, [])
+    (note,) = report.notes
+    assert note.meaning == "it names 000001.wal, which is gone, and is older than 000003.sst"
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_older_manifests_of_any_age_lose_nothing(tmp_path: Path, damaged: bool) -> None:
+    """They name nearly nothing of what is there; a record of that may be damaged, too."""
+    path = tmp_path / "store"
+    engine, expected, manifests = opened(path, fan_in=3), {}, []
+    for number in range(12):
+        keys = {b"%d" % (number * each % 17): b"%d" % number for each in range(9)}
+        engine.write(dict(keys), False)
+        expected.update(keys)
+        engine.flush()
+        manifests.append((path / "MANIFEST").read_bytes())
+    engine.close()
+    table = max(path.glob("*.sst"))
+    if damaged:
+        flip(table, 20)
+    for older in manifests:
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        copy = Path(shutil.copytree(path, tmp_path / "copy"))
+        (copy / "MANIFEST").write_bytes(older)
+        report = repair(copy, destination=tmp_path / "new")
+        found = pairs(tmp_path / "new")
+        assert found.items() <= expected.items()
+        if not damaged:
+            assert (found, report.losses) == (expected, [])
+        shutil.rmtree(tmp_path / "new")
+        if report.handed_over:
+            Path(report.handed_over).unlink()
 
 
 # With a MANIFEST.

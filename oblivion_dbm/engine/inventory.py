@@ -27,8 +27,10 @@ _HIGHEST_NUMBER = 1 << 62
 class Inventory:
     """The files in ``directory``: tables, logs, and the Version where the MANIFEST checks.
 
-    ``problem`` is what is wrong with the MANIFEST, ``unreadable`` holds logs that
-    are shorter than a header.  Raises ``error`` where a file has a newer format.
+    ``problem`` is what is wrong with the MANIFEST; ``store_id`` is what it says of
+    whose it is, also where it is an older one, b"" where it does not check.
+    ``unreadable`` holds logs that are shorter than a header.  Raises ``error`` where a
+    file has a newer format.
     """
 
     def __init__(self, files: Any, directory: str) -> None:
@@ -39,11 +41,13 @@ class Inventory:
         self.unreadable: dict[str, Loss] = {}
         self.version: Version | None = None
         self.problem: Loss | None = None
+        self.store_id = b""
         self.highest = 0
         self._load()
         try:
             for name in files.list(directory):
                 self._add(name)
+            self._check_age()
         except BaseException:
             self.close()
             raise
@@ -54,6 +58,7 @@ class Inventory:
             if not 0 < version.next_file < _HIGHEST_NUMBER:
                 meaning = f"a next file number that cannot be: {version.next_file}"
                 raise CorruptionError(filenames.MANIFEST, 0, meaning)
+            self.store_id = bytes.fromhex(version.store_id)
             check_newest(self._files, self._directory, version)
             self.version, self.highest = version, version.next_file - 1
         except CorruptionError as problem:
@@ -62,6 +67,32 @@ class Inventory:
             if problem.errno != ENOENT:
                 raise
             self.problem = Loss(filenames.MANIFEST, 0, 0, "it is missing")
+
+    def _check_age(self) -> None:
+        """Take the MANIFEST for an older one where it names what is gone, and no table after that.
+
+        A file goes once the MANIFEST does not name it any more; by then it names what
+        was made of it, whose number is higher.  Where a file was lost in another way, and
+        a crash has left a later table, that looks the same; then the footers are right, too.
+        """
+        version = self.version
+        there = {log.name for log in self.logs} | {table.name for table in self.tables}
+        later: dict[int, str] = {}
+        for table in self.tables:
+            if table.footer is not None and table.footer.store_id == self.store_id:
+                there.add(filenames.table(table.footer.number))
+                later[table.footer.number] = table.name
+        if version is None:
+            return
+        tables = [info.number for run in version.runs for info in run.tables]
+        named = {number: filenames.table(number) for number in tables}
+        named.update((number, filenames.log(number)) for number in version.logs)
+        gone = [n for n, name in named.items() if name not in {*there, *self.unreadable}]
+        newest = max(later.keys() - named.keys(), default=0)
+        if gone and newest > min(gone):
+            meaning = f"it names {named[min(gone)]}, which is gone, and is older than"
+            self.problem = Loss(filenames.MANIFEST, 0, 0, f"{meaning} {later[newest]}")
+            self.version = None
 
     def _add(self, name: str) -> None:
         parsed = filenames.parse(name)

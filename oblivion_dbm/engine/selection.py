@@ -2,8 +2,8 @@
 
 With a MANIFEST that checks: those that it names.  A table that is missing or
 whose footer is damaged may be replaced by others on the disk that hold the same.
-Without one: all tables whose footers check and all logs whose headers do, of the
-store that most of them belong to, but for what a later table covers.
+Without one, or with an older one: all tables whose footers check and all logs whose
+headers do, of the store that most of them belong to, but for what a later table covers.
 """
 
 from __future__ import annotations
@@ -195,11 +195,12 @@ class _ByFooters:
     def __init__(self, inventory: Inventory, chosen: Selection) -> None:
         self._inventory = inventory
         self._chosen = chosen
-        self._store_id = self._most_common()
+        self._foreign: list[str] = []
+        self._store_id = self._own()
         self._tables = _by_number(inventory, self._store_id)
 
-    def _most_common(self) -> bytes:
-        """Return the id of the store to which most files belong; note those of others."""
+    def _own(self) -> bytes:
+        """Return the id in the MANIFEST, or else that of most files; note those of others."""
         owners = [(table.footer.store_id, table.footer.number, table.name)
                   for table in self._inventory.tables if table.footer is not None]  # fmt: skip
         owners += [(*log.owner, log.name) for log in self._inventory.logs if log.owner is not None]
@@ -207,14 +208,13 @@ class _ByFooters:
         for store_id, number, _ in owners:
             count = counts.setdefault(store_id, [0, 0])
             count[:] = count[0] + 1, max(count[1], number)
-        if not counts:
-            return b""
-        most = max(counts, key=counts.__getitem__)
+        own = self._inventory.store_id or max(counts, key=counts.__getitem__, default=b"")
         for store_id, _, name in owners:
-            if store_id != most:
-                why = f"it is of another store, {store_id.hex()}; most are of {most.hex()}"
+            if store_id != own:
+                why = f"it is of another store, {store_id.hex()}; this one is {own.hex()}"
                 self._chosen.dropped.append((name, why))
-        return most
+                self._foreign.append(name)
+        return own
 
     def choose(self) -> None:
         """Choose runs and logs; note what cannot be told."""
@@ -228,6 +228,9 @@ class _ByFooters:
         self._add_runs(resolved.kept)
         self._add_logs()
         self._add_others()
+        if self._foreign and not self._inventory.store_id:
+            names = ", ".join(self._foreign)
+            self._lose(f"whose store this is cannot be told; of another one are {names}")
 
     def _add_runs(self, runs: list[DamagedRun]) -> None:
         """Choose runs, and note where others are missing between them."""
