@@ -38,9 +38,9 @@ ORDER = """
     engine.write_queue engine.write_path engine.storage_engine
     engine.finding engine.table_check engine.log_check engine.verify
     engine.transfer engine.backup
-    engine.damage engine.damaged_footer engine.damaged_table engine.damaged_run
-    engine.damaged_log engine.inventory engine.selection engine.doubt engine.hand_over
-    engine.report engine.rebuild engine.repair
+    engine.damage engine.damaged_footer engine.bit_rot engine.table_walk engine.damaged_table
+    engine.damaged_run engine.damaged_log engine.inventory engine.selection engine.doubt
+    engine.hand_over engine.report engine.rebuild engine.repair
     bytes_like batch mapping snapshot transaction database
     stdlib dbm shelve convert
     aio.off_loop aio.reads aio.snapshot aio.transaction aio.batch aio.database aio

@@ -72,8 +72,9 @@ def mended(path: Path) -> Report:
 
 
 def flip(path: Path, at: int) -> None:
+    """Change two bits: a record with one that is wrong is set right."""
     data = bytearray(path.read_bytes())
-    data[at] ^= 0x10
+    data[at] ^= 0x11
     path.write_bytes(data)
 
 
@@ -156,7 +157,8 @@ def test_where_neither_is_complete_nothing_deleted_comes_back(store: Path) -> No
     report = mended(merged)
     found = pairs(merged)
     assert found.items() <= (NOW | {b"log": b"1"}).items()
-    assert len(NOW) - len(found) < 3
+    assert len(NOW) - len(found) < 2 * 64
+    assert len(found) + report.doubtful > len(NOW) - 3
     assert report.losses
     assert report.handed_over is not None
 

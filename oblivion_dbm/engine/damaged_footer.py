@@ -11,6 +11,7 @@ from oblivion_dbm.engine.sstable import (
     LENGTHS,
     LONGEST_TABLE,
     RECORDS_AT,
+    SUMS,
     WIDTHS,
     block_seed,
 )
@@ -20,6 +21,29 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oblivion_dbm.engine.damage import Piece
+
+
+class Layout:
+    """Where the parts of a table of ``count`` records begin, and what they are checked with.
+
+    It follows from where the records end, and from the longest of them.
+    """
+
+    __slots__ = ("begins", "count", "crcs_at", "number", "records_end", "sizes", "width")
+
+    def __init__(self, number: int, count: int, records_end: int, longest: int) -> None:
+        self.number = number
+        self.count = count
+        self.records_end = records_end
+        self.width = next(width for width in sorted(WIDTHS) if longest >> 8 * width == 0)
+        pairs = -(-3 * count // 32)
+        self.sizes = sizes_of(count, self.width, pairs)
+        self.begins: list[int] = []
+        end = records_end
+        for size in self.sizes:
+            self.begins.append(-(-end // 8) * 8)
+            end = self.begins[-1] + size
+        self.crcs_at = -(-end // 8) * 8
 
 
 class Footer:
@@ -41,11 +65,9 @@ class Footer:
         ) = FOOTER.unpack(data[keys:])  # fmt: skip
         self.first_key, self.last_key = data[:first], data[first : first + last]
         self.count: int = puts + tombstones
-        groups = -(-self.count // GROUP)
         self.slot_count: int = SLOTS_PER_PAIR * pairs
-        slots = 8 * (self.slot_count + PROBE_LIMIT)
         self.begins: list[int] = begins
-        self.sizes = [self.count * self.width, 8 * groups, 8 * groups, slots, 16 * pairs]
+        self.sizes = sizes_of(self.count, self.width, pairs)
 
     @property
     def is_possible(self) -> bool:
@@ -63,23 +85,30 @@ class Footer:
         )
 
 
+def sizes_of(count: int, width: int, pairs: int) -> list[int]:
+    """Return the sizes of the five sections."""
+    groups = -(-count // GROUP)
+    slots = 8 * (SLOTS_PER_PAIR * pairs + PROBE_LIMIT)
+    return [count * width, 8 * groups, 8 * groups, slots, 16 * pairs]
+
+
 class Sections:
     """The sections of a table that is open; it keeps the last block of each."""
 
-    def __init__(self, footer: Footer | None, piece: Piece) -> None:
-        self._footer = footer
+    def __init__(self, layout: Footer | Layout | None, piece: Piece) -> None:
+        self._layout = layout
         self._piece = piece
         #: The number of a block, and its bytes if they check.
         self._blocks: dict[int, tuple[int, bytes | None]] = {}
 
     def items(self, section: int, start: int, stop: int, width: int) -> list[int] | None:
         """Return items [start, stop) of a section, all in one block; None if it does not check."""
-        if self._footer is None:
+        if self._layout is None:
             return None
         number = start * width // BLOCK
         block = self._blocks.get(section)
         if block is None or block[0] != number:
-            block = self._blocks[section] = number, self._checked(self._footer, section, number)
+            block = self._blocks[section] = number, self._checked(self._layout, section, number)
         data = block[1]
         if data is None:
             return None
@@ -88,10 +117,20 @@ class Sections:
         numbers: list[int] = items.cast(WIDTHS[width]).tolist()
         return numbers
 
-    def _checked(self, footer: Footer, section: int, block: int) -> bytes | None:
-        sizes, at = footer.sizes, block * BLOCK
+    def sum_of(self, group: int) -> int | None:
+        """Return the sum of a group as it stands there, also where its block does not check.
+
+        Nothing but the very bytes of the group has it, so it proves itself.
+        """
+        if self._layout is None:
+            return None
+        found = self._piece(self._layout.begins[SUMS] + 8 * group, 8)
+        return int.from_bytes(found, "little") if len(found) == 8 else None
+
+    def _checked(self, layout: Footer | Layout, section: int, block: int) -> bytes | None:
+        sizes, at = layout.sizes, block * BLOCK
         place = block + sum(-(-size // BLOCK) for size in sizes[:section])
-        data = self._piece(footer.begins[section] + at, min(BLOCK, sizes[section] - at))
-        seed = block_seed(footer.number, section, block)
-        crc = self._piece(footer.crcs_at + 4 * place, 4)
+        data = self._piece(layout.begins[section] + at, min(BLOCK, sizes[section] - at))
+        seed = block_seed(layout.number, section, block)
+        crc = self._piece(layout.crcs_at + 4 * place, 4)
         return data if crc32c(data, seed).to_bytes(4, "little") == crc else None

@@ -15,8 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from oblivion_dbm.engine.damaged_table import DamagedTable, Part
+    from oblivion_dbm.engine.damaged_table import DamagedTable
     from oblivion_dbm.engine.ranges import Range
+    from oblivion_dbm.engine.table_walk import Part
 
 MISSING = "this table is missing"
 
@@ -68,11 +69,11 @@ class DamagedRun:
             yield place, start, stop
             start = stop
 
-    def chunks(self) -> Iterator[Part]:
-        """Yield what is certain of all tables, in key order."""
+    def chunks(self, likely: bool = False) -> Iterator[Part]:
+        """Yield what is certain of all tables, or what is likely, in key order."""
         for place, start, stop in self._bounds():
             if place.table is not None:
-                yield from place.table.walk(start, stop)
+                yield from place.table.walk(start, stop, likely)
 
     def survey(self) -> None:
         """Walk through all tables once, so that their damage is known.  O(bytes)."""

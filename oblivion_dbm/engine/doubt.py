@@ -3,7 +3,8 @@
 A gap in a run may have hidden a newer record, or a tombstone, of a key in it.  So
 what an older run holds there is *doubtful*: it may be old, or deleted.  Only where
 the index of the damaged table checks, and leads from the key to no place in the
-gap, nothing was hidden.  A record that nothing may have hidden is *certain*.
+gap, nothing was hidden.  What stands in the gap and is only likely to be the run's
+own is doubtful, too.  A record that nothing may have hidden is *certain*.
 
 Where a key has records of both kinds the certain one is the newer, since the gap
 lies in a run between them; so all certain records are merged above all doubtful
@@ -19,10 +20,11 @@ from oblivion_dbm.engine.record import DELETE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from oblivion_dbm.engine.damaged_run import DamagedRun
     from oblivion_dbm.engine.merge import Chunk
+    from oblivion_dbm.engine.table_walk import Part
 
 
 class _Doubtful:
@@ -45,18 +47,20 @@ def live_chunks(
 
     ``take(file, offset, record)`` is asked of each doubtful put that nothing
     newer is known of, and tells whether it counts.  Each run is read once, and
-    once more where a newer one has gaps; constant memory.
+    once more where it or a newer one has gaps; constant memory.
     """
     certain, doubtful = [_in_order(records)], []
     newer: list[DamagedRun] = []
     for run in runs:
         if run.outer is not None:
-            doubtful.append(_doubtful_of(run, [run.outer]))
+            doubtful.append(_doubtful_of(run.chunks(), [run.outer]))
+            doubtful.append(_doubtful_of(run.chunks(likely=True), [run.outer]))
             continue
         certain.append(_certain_of(run, tuple(newer)))
         if newer:
-            doubtful.append(_doubtful_of(run, tuple(newer)))
+            doubtful.append(_doubtful_of(run.chunks(), tuple(newer)))
         if not run.is_complete:
+            doubtful.append(_doubtful_of(run.chunks(likely=True), None))
             newer.append(run)
     for keys, found in merge([*certain, *doubtful]):
         pairs = [
@@ -99,9 +103,10 @@ def _certain_of(run: DamagedRun, newer: Sequence[DamagedRun]) -> Iterator[Chunk]
             yield list(compress(keys, sure)), list(compress(records, sure))
 
 
-def _doubtful_of(run: DamagedRun, newer: Sequence[DamagedRun]) -> Iterator[Chunk]:
-    for file, keys, records, offsets in run.chunks():
-        hidden = _hidden(keys, newer)
+def _doubtful_of(parts: Iterable[Part], newer: Sequence[DamagedRun] | None) -> Iterator[Chunk]:
+    """Yield what the newer runs may hide of ``parts``; all of it where there are None."""
+    for file, keys, records, offsets in parts:
+        hidden = [True] * len(keys) if newer is None else _hidden(keys, newer)
         if True in hidden:
             found = compress(zip(offsets, records), hidden)
             marked: list[object] = [_Doubtful(file, at, record) for at, record in found]

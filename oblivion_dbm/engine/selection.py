@@ -76,6 +76,8 @@ def select(inventory: Inventory) -> Selection:
             if table.footer is None:
                 meaning = "its footer does not check; records were found without it"
                 chosen.notes.append(Loss(table.name, table.size, 0, meaning))
+            meaning = "one bit of this record was wrong; the sum of its group tells which"
+            chosen.notes += [Loss(table.name, at, 0, meaning) for at in table.mended]
     return chosen
 
 
