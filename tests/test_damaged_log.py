@@ -129,6 +129,22 @@ def test_damage_to_a_header_costs_nothing_where_the_rest_is_sound(logs: Path, at
         flip(path, at)
 
 
+def test_records_under_a_header_that_is_gone_are_bound_by_the_next_segment_or_not_at_all(
+    logs: Path,
+) -> None:
+    """They may be those of any segment that has got this name."""
+    first, *_, last = segments(logs)
+    change(first, 0, bytes(76))
+    assert (values(replayed(logs)), replayed(logs).losses) == (keys(0, 10), [])
+    change(first, 76, bytes(4))  # with that the sum cannot be told any more
+    assert [loss.file for loss in replayed(logs).losses] == [first.name]
+    change(last, 0, bytes(76))
+    losses = replayed(logs).losses
+    assert [loss.file for loss in losses] == [first.name, last.name]
+    assert all("another segment's records" in loss.meaning for loss in losses)
+    assert all("may be back" in loss.meaning for loss in losses)
+
+
 @pytest.mark.parametrize("at", range(APPENDED_AT, APPENDED_AT + 8))
 def test_damage_to_appended_up_to_costs_nothing_and_may_be_a_loss(logs: Path, at: int) -> None:
     """Nobody can tell that nothing is missing, since it is what tells."""

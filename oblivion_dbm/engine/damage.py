@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     #: Gives the bytes from an offset on, so many of them.
     Piece = Callable[[int, int], bytes]
 
+#: What a loss of certainty may mean.
+BACK = "deleted keys and old values may be back"
 #: What is read at once of a file that may not be readable, and the unit that fails.
 _PIECE, _BLOCK = 1 << 20, 4096
 #: Bytes that a search checks, of records up to ``_LONG`` and of longer ones: so many

@@ -8,9 +8,10 @@ segment begins at a known place again.
 
 from __future__ import annotations
 
-from oblivion_dbm.engine.damage import Loss
+from oblivion_dbm.engine.bit_rot import corrected
+from oblivion_dbm.engine.damage import BACK, Loss
 from oblivion_dbm.engine.filenames import log as log_name
-from oblivion_dbm.engine.header_page import DATA_AT, MAGIC
+from oblivion_dbm.engine.header_page import DATA_AT, HEADER, MAGIC
 from oblivion_dbm.engine.memtable import MemTable
 from oblivion_dbm.engine.recovery import Lost, ReplayedLog
 from oblivion_dbm.engine.segment import Segment
@@ -60,17 +61,22 @@ class DamagedLog(Segment):
 
     def _read_header(self, _: bytes) -> None:
         self.owner: Any = None
-        try:
-            self._parse_header()
-            if not DATA_AT <= self.prelude_end <= len(self.buffer):
-                self.owner = None
-                self.problems.append("the header says what cannot be")
-        except CorruptionError as problem:
-            self.problems.append(problem.meaning)
+        data = bytes(self.buffer[: HEADER.size])
+        for header in (data, _mended(data, self.number)):
+            try:
+                self._parse_header(header)
+                break
+            except CorruptionError as problem:
+                self.problems.append(problem.meaning)
+        if self.owner is not None and not DATA_AT <= self.prelude_end <= len(self.buffer):
+            self.owner = None
+            self.problems.append("the header says what cannot be")
+        self.problems = list(dict.fromkeys(self.problems))
         if self.owner is not None:
             self.number = self.owner[1]
         else:
-            self._first_sequence, self.prelude_end, self.seed = 0, DATA_AT, 0
+            self._first_sequence, self.prelude_end = 0, DATA_AT
+            self.seed = int.from_bytes(data[-4:], "little")
             self.boot, self.synced_only = b"", 0
 
     @property
@@ -113,6 +119,15 @@ class DamagedLog(Segment):
     def end_of_bytes(self) -> int:
         """Return where the zeros begin that fill the file to its end."""
         return len(bytes(self.buffer).rstrip(b"\0"))
+
+
+def _mended(header: bytes, number: int) -> bytes:
+    """Return a header with the bit changed that is wrong, if that makes it one of ``number``."""
+    crc = bytes(byte ^ 0xFF for byte in header[-4:])
+    found = corrected(header[:-4] + crc)
+    if found is None or HEADER.unpack(found)[4] != number:
+        return header
+    return found[:-4] + bytes(byte ^ 0xFF for byte in found[-4:])
 
 
 class _Replayed(ReplayedLog):
@@ -215,7 +230,13 @@ class Replay:
                 self._lose(log, UNKNOWN, "whether there were more writes is not known")
             elif not log.live:
                 self._drop(log, log.end)
-        if segment.owner is not None:
+        if segment.owner is None:
+            if following is None or not following.follows(log, checked=False):
+                meaning = "its header does not check, so these may be another segment's records"
+                self.losses.append(
+                    Loss(segment.name, DATA_AT, log.end - DATA_AT, f"{meaning}; if so, {BACK}")
+                )
+        else:
             try:
                 segment.check_sums(log.end)
             except CorruptionError:

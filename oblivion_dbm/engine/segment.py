@@ -100,7 +100,7 @@ class Segment:
             raise CorruptionError(self.path, len(self.buffer), meaning)
 
     def _read_header(self, store_id: bytes) -> None:
-        self._parse_header()
+        self._parse_header(bytes(self.buffer[: HEADER.size]))
         if self.owner != (store_id, self.number):
             store, number = self.owner
             raise CorruptionError(
@@ -110,8 +110,7 @@ class Segment:
                 f"found segment {number} of store {store.hex()}",
             )
 
-    def _parse_header(self) -> None:
-        data = self.buffer[: HEADER.size]
+    def _parse_header(self, data: bytes) -> None:
         if data[:8] != MAGIC:
             raise CorruptionError(self.path, 0, f"expected the magic {MAGIC!r}, found {data[:8]!r}")
         fields = unsealed(HEADER, data)

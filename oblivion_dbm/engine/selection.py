@@ -8,7 +8,7 @@ headers do, of the store that most of them belong to, but for what a later table
 
 from __future__ import annotations
 
-from oblivion_dbm.engine.damage import Loss
+from oblivion_dbm.engine.damage import BACK, Loss
 from oblivion_dbm.engine.damaged_run import (
     DamagedRun,
     Hole,
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from oblivion_dbm.engine.version import Run, TableInfo, Version
 
 NOT_NAMED = "the MANIFEST does not name it"
-BACK = "deleted keys and old values may be back"
 
 
 class Selection:
