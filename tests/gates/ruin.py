@@ -46,13 +46,14 @@ class Ruin:
     """A store at ``path`` that was worked on, what it must hold, and what was done to it.
 
     ``live`` tells that its last writer was killed; ``gone`` are files that it had, as they
-    were when they were looked at last.
+    were when they were looked at last, and ``manifests`` all that it ever had.
     """
 
     def __init__(self, path: Path, dice: random.Random, *, clears: bool = True) -> None:
         self.path = path
         self.dice = dice
         self.gone: Files = {}
+        self.manifests: list[bytes] = []
         self.done: list[object] = []
         self.live = False
         self._history = History(dice, "normal")
@@ -73,7 +74,10 @@ class Ruin:
             act()
             if model is not None:
                 history.states[-1] = model
-            self.gone.update(contents(self.path))
+            seen = contents(self.path)
+            self.gone.update(seen)
+            if [seen["MANIFEST"]] != self.manifests[-1:]:
+                self.manifests.append(seen["MANIFEST"])
         self.live = dice.random() < 0.4
         left = contents(self.path)
         engine.close()
@@ -88,8 +92,13 @@ class Ruin:
         (self.path / "MANIFEST").unlink(missing_ok=True)
         self.done.append("no MANIFEST")
 
+    def age_manifest(self) -> None:
+        """Put back a MANIFEST that the store had once."""
+        (self.path / "MANIFEST").write_bytes(self.dice.choice(self.manifests))
+        self.done.append("an older MANIFEST")
+
     def damage(self) -> None:
-        """Do something to one file, to which nothing was done yet.
+        """Do something to one file, to which nothing was done yet; to a table several things.
 
         Two kinds of damage to one log could hide each other.
         """
@@ -98,24 +107,66 @@ class Ruin:
         if not sound:
             return
         name = self.dice.choice(sound)
-        whole = bytearray(files[name])
-        end = len(whole.rstrip(b"\0")) or 1
-        at = self.dice.randrange(end)
-        kind = self.dice.choice(["flip", "flip", "flip", "burst", "zeros", "cut", "remove"])
+        times = self.dice.choice([1, 1, 1, 2, 3, 5, 20]) if name.endswith(".sst") else 1
+        whole: bytearray | None = bytearray(files[name])
+        for _ in range(times):
+            if whole is not None:
+                whole = self._harm(name, whole)
+        if whole is None:
+            (self.path / name).unlink()
+        else:
+            (self.path / name).write_bytes(whole)
+
+    def _harm(self, name: str, whole: bytearray) -> bytearray | None:
+        """Return what is left of the bytes of a file; None where it is to be removed."""
+        dice, end = self.dice, len(whole.rstrip(b"\0")) or 1
+        at = dice.randrange(end)
+        if dice.random() < 0.3:  # where tables have their sums, index and footer
+            at = max(0, end - 1 - dice.randrange(3000))
+        kind = dice.choice(["flip", "flip", "flip", "burst", "zeros", "cut", "remove", "other"])
+        self.done.append((kind, name, at))
         if kind == "flip":
-            whole[at : at + 1] = bytes([(*whole[at : at + 1], 0)[0] ^ 1 << self.dice.randrange(8)])
+            whole[at : at + 1] = bytes([(*whole[at : at + 1], 0)[0] ^ 1 << dice.randrange(8)])
         elif kind == "burst":
-            whole[at : at + 8] = self.dice.randbytes(len(whole[at : at + 8]))
+            whole[at : at + 8] = dice.randbytes(len(whole[at : at + 8]))
         elif kind == "zeros":
             at -= at % 512
-            length = self.dice.choice([512, 4096])
+            length = dice.choice([512, 4096])
             whole[at : at + length] = bytes(len(whole[at : at + length]))
         elif kind == "cut":
             del whole[at:]
-        (self.path / name).write_bytes(whole)
-        if kind == "remove":
-            (self.path / name).unlink()
-        self.done.append((kind, name, at))
+        elif kind == "other":
+            return self._replaced(name, whole)
+        return None if kind == "remove" else whole
+
+    def _replaced(self, name: str, whole: bytearray) -> bytearray:
+        """Return the bytes of another file of this kind, all or a part of them.
+
+        Of blocks in a log whose writer was killed nobody can tell that they are others.
+        """
+        dice, suffix = self.dice, name[-4:]
+        files = {**self.gone, **contents(self.path)}
+        others = [data for other, data in sorted(files.items())
+                  if other.endswith(suffix) and other != name]  # fmt: skip
+        if suffix not in (".sst", ".wal") or not others:
+            return whole
+        other = bytearray(dice.choice(others))
+        kinds = ["whole", "cut"] + ["mixed", "mixed", "head"] * (suffix == ".sst" or not self.live)
+        kind = dice.choice(kinds)
+        self.done.append((kind, name))
+        if kind == "whole":
+            return other
+        at = dice.randrange(len(other.rstrip(b"\0")) or 1)
+        if kind == "cut":
+            return other[: dice.choice([at, -100, -12])]
+        if kind == "head":
+            return other[:at] + whole[at:]
+        size = dice.choice([64, 512, 4096])
+        for begin in range(0, min(len(whole), len(other)), size):
+            if dice.random() < 0.3:
+                block = other[begin : begin + size]
+                whole[begin : begin + len(block)] = block[: len(whole) - begin]
+        return whole
 
     def put_back(self, suffix: str) -> None:
         """Put back some files that the store had once."""
@@ -181,8 +232,11 @@ def trial(seed: int, folder: str, size: str = "change") -> int:
     """Ruin a store and repair it; return 1."""
     dice = random.Random(seed)
     ruin = Ruin(Path(folder, "store"), dice)
-    if dice.random() < 0.2:
+    change = dice.random()
+    if change < 0.2:
         ruin.lose_manifest()
+    elif change < 0.4:
+        ruin.age_manifest()
     for _ in range(dice.choice([0, 1, 1, 1, 2, 3])):
         ruin.damage()
     if ruin.is_left():
