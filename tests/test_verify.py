@@ -41,7 +41,8 @@ from oblivion_dbm.engine.sstable import (
 from oblivion_dbm.engine.storage_engine import open_store
 from oblivion_dbm.engine.table_writer import TableWriter
 from oblivion_dbm.engine.verify import verify
-from oblivion_dbm.engine.version import Run, Version
+from oblivion_dbm.engine.version import Run, TableInfo, Version
+from oblivion_dbm.engine.wal import WAL
 
 SYSTEM = FileSystem()
 STORE = bytes(range(16))
@@ -503,7 +504,15 @@ def plant(folder: Path, keys: list[bytes], records: list[bytes], **more: Any) ->
     writer.add(keys, records, tombstones)
     facts: dict[str, Any] = {"level": 0, "part": 0, "parts": 1, "sequences": (0, 0)} | more
     info = writer.finish(STORE, **facts)
-    version = Version(STORE.hex(), SEED, next_file=2, runs=(Run(0, (info,)),), live=None)
+    return plant_manifest(folder, [info])
+
+
+def plant_manifest(folder: Path, infos: list[TableInfo]) -> Version:
+    """Let a MANIFEST name tables that are one run, and a log in which nothing is yet."""
+    log = len(infos) + 1
+    WAL(SYSTEM, str(folder), log, store_id=STORE, first_sequence=0).close()
+    run = Run(0, tuple(infos))
+    version = Version(STORE.hex(), SEED, next_file=log + 1, logs=(log,), runs=(run,), live=None)
     (folder / "MANIFEST").write_bytes(render(version))
     return version
 
@@ -724,8 +733,7 @@ def test_parts_of_a_run_that_overlap_are_found(tmp_path: Path) -> None:
         writer.add(keys, [encode(PUT, key, b"1") for key in keys], 0)
         part = number - 1
         infos.append(writer.finish(STORE, level=0, part=part, parts=2, sequences=(0, 0)))
-    version = Version(STORE.hex(), SEED, next_file=3, runs=(Run(0, tuple(infos)),), live=None)
-    (tmp_path / "MANIFEST").write_bytes(render(version))
+    plant_manifest(tmp_path, infos)
     assert findings(tmp_path) == [("000002.sst", "its keys do not follow the table before")]
 
 

@@ -149,10 +149,12 @@ class Work:
             self.check()
         except error:
             assert self.system.failed, "an error, and nothing has failed"
-            found, whole = self.contents(), self.model if after is None else after
-            assert found in (self.model, whole), f"neither whole nor absent: {len(found)} keys"
+            found, before = self.contents(), self.model
+            whole = before if after is None else after
+            assert found in (before, whole), f"neither whole nor absent: {len(found)} keys"
             self.model = found
-            self.maybe.append(whole)
+            # In mode "full" the handle may show what readers, and a crash, do not.
+            self.maybe += [before, whole]
 
     def contents(self) -> Model:
         assert self.engine is not None
