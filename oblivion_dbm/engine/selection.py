@@ -19,6 +19,7 @@ from oblivion_dbm.engine.damaged_run import (
     grouped,
 )
 from oblivion_dbm.engine.filenames import log as log_name
+from oblivion_dbm.engine.filenames import parse
 from oblivion_dbm.engine.filenames import table as table_name
 from oblivion_dbm.engine.header_page import DATA_AT
 from oblivion_dbm.engine.sstable import RECORDS_AT
@@ -279,6 +280,7 @@ class _ByFooters:
         if not chosen.logs:
             self._lose(f"there is no log segment: the latest writes are missing; {BACK}")
             return
+        self._check_names()
         first = chosen.logs[0]
         missing = first.first_sequence - self._end
         if first.knows_sequence and missing in (0, len(SEAL_RECORD)):
@@ -289,6 +291,15 @@ class _ByFooters:
             chosen.runs[:0] = [Hole("a table is missing")] if chosen.runs else []
         else:
             self._lose(f"whether newer tables are missing cannot be told; if so, {BACK}")
+
+    def _check_names(self) -> None:
+        """Note where another segment has the name of one that would be the newest."""
+        newest = max(log.number for log in self._chosen.logs)
+        for log in self._inventory.logs:
+            _, named = parse(log.name) or ("", 0)
+            if log.owner is not None and named > max(newest, log.number):
+                meaning = f"it holds segment {log.number}; a newer one may have had its name"
+                self._chosen.losses.append(Loss(log.name, 0, 0, f"{meaning}; if so, {BACK}"))
 
     def _add_others(self) -> None:
         """Note files of which nobody knows where they belong."""

@@ -123,7 +123,8 @@ class Ruin:
         at = dice.randrange(end)
         if dice.random() < 0.3:  # where tables have their sums, index and footer
             at = max(0, end - 1 - dice.randrange(3000))
-        kind = dice.choice(["flip", "flip", "flip", "burst", "zeros", "cut", "remove", "other"])
+        kinds = ["flip", "flip", "flip", "burst", "zeros", "cut", "remove", "other"]
+        kind = dice.choice(["flip", "other"] if dice.random() < 0.4 else kinds)
         self.done.append((kind, name, at))
         if kind == "flip":
             whole[at : at + 1] = bytes([(*whole[at : at + 1], 0)[0] ^ 1 << dice.randrange(8)])
