@@ -152,9 +152,9 @@ def test_everything_that_was_logged_is_there_again(log: Log, system: FileSystem)
     recovery = log.recover(system)
     assert [part.end for part in recovery.logs] == [log.position]
     assert recovery.sequence == log.wal.sequence(log.position)
+    assert not recovery.logs[0].memtable.cleared
     assert contents_of(recovery) == {b"a": b"2", b"b": b"3", b"c": b"4"}
     assert recovery.lost == []
-    assert not recovery.logs[0].memtable.cleared
 
 
 @BOOTS
