@@ -232,8 +232,8 @@ def test_a_holder_in_another_process_is_named(tmp_path: Path) -> None:
 def test_a_dead_holder_is_never_named(tmp_path: Path) -> None:
     """Who has just taken the lock has not written down who it is yet."""
     child, go = held_by_a_child(str(tmp_path))
-    os.close(go)
     end(child)
+    os.close(go)
     assert recorded(tmp_path) == child
     with open(tmp_path / "LOCK", "r+b") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -418,8 +418,8 @@ def test_an_opener_that_is_refused_and_interrupted_leaves_the_holder_s_file_alon
         with pytest.raises(KeyboardInterrupt):
             WriterLock(Failing(name, KeyboardInterrupt()), str(tmp_path))
         assert (tmp_path / "LOCK").read_bytes() == before
-    os.close(go)
     end(child)
+    os.close(go)
 
 
 def test_a_wait_can_be_interrupted(tmp_path: Path) -> None:

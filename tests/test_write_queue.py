@@ -16,7 +16,7 @@ import pytest
 
 from oblivion_dbm import Database, error
 from oblivion_dbm.engine import worker as worker_module
-from oblivion_dbm.engine.filesystem import FileSystem
+from oblivion_dbm.engine.filesystem import File, FileSystem
 from oblivion_dbm.engine.options import Options
 from oblivion_dbm.engine.storage_engine import Writer, open_store
 from oblivion_dbm.engine.write_queue import GROUP, WriteQueue
@@ -801,3 +801,20 @@ def test_what_a_callback_appends_while_the_handle_closes_is_answered_too(tmp_pat
     assert inside.wait(20)
     store.close()
     assert queued[0].result(20) is None
+
+
+def test_what_was_queued_is_on_the_disk_within_the_seconds(tmp_path: Path) -> None:
+    synced: list[str] = []
+
+    class Watching(FileSystem):
+        def sync(self, file: File) -> None:
+            super().sync(file)
+            synced.append(file.path)
+
+    engine: Any = open_store(str(tmp_path / "s"), "c", Options(sync=0.05), filesystem=Watching())
+    for number in range(3):
+        engine.submit({b"key": b"%d" % number}).result(10)
+        until(lambda: engine._path.log.synced >= engine.sequence)
+        assert synced[-1].endswith(".wal")
+        synced.append("")
+    engine.close()

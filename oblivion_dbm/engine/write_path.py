@@ -120,6 +120,7 @@ class WritePath:
                 self.begin()  # what this handle shows is on the disk
         elif mode not in (NORMAL, OFF):
             self.appender.after = self._sync_soon
+            wait = self._sync_queued
         self.queue = WriteQueue(
             self._filesystem, self.appender.write, wait, self._attend, self._options.queue_limit
         )
@@ -334,6 +335,12 @@ class WritePath:
         except BaseException:
             self.appender.after = self._sync_soon
             raise
+
+    def _sync_queued(self, sequence: int) -> None:
+        """Begin that time for what the queue has written, unless it has begun already."""
+        after = self.appender.after
+        if after is not None:
+            after(sequence)
 
     def _sync_in_time(self) -> None:
         self.appender.after = self._sync_soon  # before the sync: it misses what comes after
