@@ -316,17 +316,20 @@ def test_a_log_of_another_store_does_not_count(store: Path) -> None:
     report = mended(store)
     assert pairs(store) == NOW | {b"log": b"1"}
     assert dropped(report) == {"000099.wal"}
-    another, unknown = report.losses
-    assert another.meaning.startswith("it holds segment 1; a newer one may have had its name")
-    assert unknown.meaning.startswith("whose store this is cannot be told")
+    named, whose = report.losses
+    assert named.meaning.startswith("it holds segment 1; a newer one may have had its name")
+    assert whose.meaning.startswith("whose store this is cannot be told")
 
 
-def test_an_older_log_under_the_name_of_the_newest_is_not_taken_for_that(tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_an_older_log_under_the_name_of_the_newest_is_not_taken_for_that(
+    tmp_path: Path, with_manifest: bool
+) -> None:
     path = tmp_path / "store"
     engine = opened(path)
     engine.put(b"key", b"old")
     (old,) = path.glob("*.wal")
-    data = old.read_bytes()
+    data, older = old.read_bytes(), (path / "MANIFEST").read_bytes()
     engine.flush()
     engine.put(b"key", b"new")
     engine.close()
@@ -334,10 +337,31 @@ def test_an_older_log_under_the_name_of_the_newest_is_not_taken_for_that(tmp_pat
     for table in path.glob("*.sst"):
         table.unlink()
     (path / "MANIFEST").unlink()
+    if with_manifest:
+        (path / "MANIFEST").write_bytes(older)
     report = mended(path)
     assert pairs(path) == {b"key": b"old"}
     assert any("a newer one may have had its name" in loss.meaning for loss in report.losses)
     assert any("may be back" in loss.meaning for loss in report.losses)
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_a_segment_that_two_files_hold_counts_once(tmp_path: Path, with_manifest: bool) -> None:
+    """The one with its name does, not an older copy of it."""
+    path = tmp_path / "store"
+    engine = opened(path)
+    engine.put(b"first", b"1")
+    engine.flush()
+    engine.put(b"key", b"old")
+    log = max(path.glob("*.wal"))
+    (path / "000001.wal").write_bytes(log.read_bytes())
+    engine.put(b"key", b"new")
+    engine.close()
+    if not with_manifest:
+        (path / "MANIFEST").unlink()
+    report = mended(path)
+    assert (pairs(path), report.losses) == ({b"first": b"1", b"key": b"new"}, [])
+    assert dropped(report) == {"000001.wal"}
 
 
 def test_where_no_file_says_whose_it_is_everything_is_handed_over(tmp_path: Path) -> None:

@@ -90,15 +90,15 @@ class _ByManifest:
         self._version = version
         self._names = {table.name: table for table in inventory.tables}
         self._tables = _by_number(inventory, bytes.fromhex(version.store_id))
-        owners = (None, bytes.fromhex(version.store_id))
-        own = [log for log in inventory.logs if (log.owner and log.owner[0]) in owners]
-        self._logs = {log.number: log for log in own}
+        unknown = {log.number: log for log in inventory.logs if log.owner is None}
+        self._logs = unknown | _logs_by_number(inventory, bytes.fromhex(version.store_id))
 
     def choose(self) -> None:
         """Choose runs and logs; note what is missing, and what is not used."""
         chosen, version = self._chosen, self._version
         chosen.store_id = version.store_id
         chosen.logs = [self._logs[number] for number in version.logs if self._is_there(number)]
+        chosen.losses += _misnamed(self._inventory, max(version.logs, default=0))
         chosen.runs = [self._run(run) for run in version.runs]
         for run in chosen.runs:
             run.survey()
@@ -265,10 +265,11 @@ class _ByFooters:
     def _add_logs(self) -> None:
         """Choose logs that no table covers, and note what is missing below them."""
         chosen = self._chosen
-        logs = [log for log in self._inventory.logs if log.owner is not None]
-        for log in sorted(logs, key=lambda log: log.number):
-            if log.owner[0] != self._store_id:
-                continue
+        logs = _logs_by_number(self._inventory, self._store_id)
+        for log in self._inventory.logs:
+            if log.owner and log.owner[0] == self._store_id and log not in logs.values():
+                chosen.dropped.append((log.name, f"another file holds segment {log.number}, too"))
+        for _, log in sorted(logs.items()):
             if not log.is_below(self._end):
                 chosen.logs.append(log)
             elif any(
@@ -280,7 +281,7 @@ class _ByFooters:
         if not chosen.logs:
             self._lose(f"there is no log segment: the latest writes are missing; {BACK}")
             return
-        self._check_names()
+        self._chosen.losses += _misnamed(self._inventory, chosen.logs[0].number)
         first = chosen.logs[0]
         missing = first.first_sequence - self._end
         if first.knows_sequence and missing in (0, len(SEAL_RECORD)):
@@ -291,15 +292,6 @@ class _ByFooters:
             chosen.runs[:0] = [Hole("a table is missing")] if chosen.runs else []
         else:
             self._lose(f"whether newer tables are missing cannot be told; if so, {BACK}")
-
-    def _check_names(self) -> None:
-        """Note where another segment has the name of one that would be the newest."""
-        newest = max(log.number for log in self._chosen.logs)
-        for log in self._inventory.logs:
-            _, named = parse(log.name) or ("", 0)
-            if log.owner is not None and named > max(newest, log.number):
-                meaning = f"it holds segment {log.number}; a newer one may have had its name"
-                self._chosen.losses.append(Loss(log.name, 0, 0, f"{meaning}; if so, {BACK}"))
 
     def _add_others(self) -> None:
         """Note files of which nobody knows where they belong."""
@@ -329,6 +321,34 @@ def _by_number(inventory: Inventory, store_id: bytes) -> dict[int, DamagedTable]
             if number not in found or table.name == table_name(number):
                 found[number] = table
     return found
+
+
+def _logs_by_number(inventory: Inventory, store_id: bytes) -> dict[int, DamagedLog]:
+    """Return the logs of a store by the numbers in their headers.
+
+    Of several with one number the one with that name is taken, or else the longest.
+    """
+    found: dict[int, DamagedLog] = {}
+    for log in inventory.logs:
+        if log.owner is not None and log.owner[0] == store_id:
+            found[log.number] = max(log, found.get(log.number, log), key=_right_and_long)
+    return found
+
+
+def _right_and_long(log: DamagedLog) -> tuple[bool, int]:
+    return log.name == log_name(log.number), log.appended
+
+
+def _misnamed(inventory: Inventory, above: int) -> list[Loss]:
+    """Return what may be lost since other segments have the names of those above a number."""
+    there = {log.number for log in inventory.logs}
+    losses = []
+    for log in inventory.logs:
+        _, named = parse(log.name) or ("", 0)
+        if named > above and named not in there:
+            meaning = f"it holds segment {log.number}; a newer one may have had its name"
+            losses.append(Loss(log.name, 0, 0, f"{meaning}; if so, {BACK}"))
+    return losses
 
 
 def _end(run: DamagedRun) -> int | None:
