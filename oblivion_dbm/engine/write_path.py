@@ -119,8 +119,7 @@ class WritePath:
             if self._recovered.unsynced:
                 self.begin()  # what this handle shows is on the disk
         elif mode not in (NORMAL, OFF):
-            self.appender.after = self._sync_soon
-            wait = self._sync_queued
+            self.appender.after = wait = self._sync_soon
         self.queue = WriteQueue(
             self._filesystem, self.appender.write, wait, self._attend, self._options.queue_limit
         )
@@ -324,7 +323,7 @@ class WritePath:
             self.log.wait(sequence)
 
     def _sync_soon(self, _: int) -> None:
-        """Begin the time after which what was written is synced."""
+        """Begin the time after which what was written is synced, unless it has begun."""
         if depth(self._mutex):
             return  # whoever holds the lock will commit
         seconds = self._options.sync
@@ -335,12 +334,6 @@ class WritePath:
         except BaseException:
             self.appender.after = self._sync_soon
             raise
-
-    def _sync_queued(self, sequence: int) -> None:
-        """Begin that time for what the queue has written, unless it has begun already."""
-        after = self.appender.after
-        if after is not None:
-            after(sequence)
 
     def _sync_in_time(self) -> None:
         self.appender.after = self._sync_soon  # before the sync: it misses what comes after
