@@ -48,6 +48,17 @@ PROGRAMS = {
             last = holder.db.put_async(b"%d" % number, pickle.dumps("value of %d" % number))
         last.result()
     """,
+    "an object that writes in its finalizer, when most is gone, first of all": """
+        import builtins
+        class Holder:
+            def __init__(self):
+                self.db = Database(path, **options)
+            def __del__(self, numbers=range(4000)):
+                for number in numbers:
+                    self.db[b"%d" % number] = b"written at the end"
+                self.db.close()
+        builtins.holder = Holder()
+    """,
 }
 
 OPTIONS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import mmap
 import os
 import shutil
@@ -455,6 +456,6 @@ def test_where_nobody_tells_the_boot_each_call_is_another(
         missing = FileNotFoundError(errno.ENOENT, "No such file or directory")
         monkeypatch.setattr(os, "open", Mock(side_effect=missing))
     else:
-        monkeypatch.setattr(os, "read", lambda *_: found)
+        monkeypatch.setattr(os, "read", Mock(side_effect=itertools.cycle([found, b""])))
     boots = {SYSTEM.boot() for _ in range(5)}
     assert [len(boots), *map(len, boots)] == [5] + [16] * 5

@@ -142,6 +142,8 @@ def open_folder() -> Iterator[Path]:
     """Give a folder that everybody may enter, as pytest's own may not be."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
+    closed = [parent for parent in folder.parents if not parent.stat().st_mode & 0o001]
+    assert not closed, f"TMPDIR has to be where everybody may enter, and not below {closed}"
     yield folder
     shutil.rmtree(folder)
 
@@ -191,14 +193,16 @@ def test_a_reader_without_rights_follows_a_live_writer(open_folder: Path) -> Non
                 status = 0
             finally:
                 os._exit(status)
+        os.close(tell)  # a child that has failed is noticed
+        os.close(wait)
         for number in range(300):
-            os.read(done, 1)
+            assert os.read(done, 1) == b"x"
             writer[b"n"] = b"%d" % number
             writer[b"%d" % number] = bytes(50)
             os.write(go, b"x")
         assert os.waitpid(child, 0)[1] == 0
-        for pipe in (done, tell, wait, go):
-            os.close(pipe)
+        os.close(done)
+        os.close(go)
 
 
 def test_opening_for_reading_changes_nothing(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import stat
 from _thread import RLock
 from _weakref import ref
 from contextlib import ExitStack, suppress
+from functools import partial
 from time import monotonic, sleep
 
 from oblivion_dbm.errors import CorruptionError, error
@@ -23,6 +24,8 @@ try:
 except ImportError:  # pragma: no cover - Windows has no flock
     fcntl = None  # type: ignore[assignment]  # the module may be missing
 
+#: Where Linux says which boot this is.
+_BOOT = "/proc/sys/kernel/random/boot_id"
 #: Where Linux says what is mounted.
 _MOUNTS = "/proc/self/mountinfo"
 #: Where Linux says whose numbers of processes this one sees.
@@ -320,12 +323,7 @@ class FileSystem:
         recovery never takes the page cache's survival for granted.
         """
         try:
-            # Not by ``open``, which is gone while the interpreter ends.
-            descriptor = os.open("/proc/sys/kernel/random/boot_id", os.O_RDONLY)
-            try:
-                found = bytes.fromhex(os.read(descriptor, 36).decode("ascii").replace("-", ""))
-            finally:
-                os.close(descriptor)
+            found = bytes.fromhex(_told(_BOOT).decode("ascii").strip().replace("-", ""))
         except (OSError, ValueError):
             found = b""
         return found if len(found) == 16 else os.urandom(16)
@@ -368,10 +366,21 @@ def _kind_of_file_system(file: File) -> str:
 def _mounts() -> list[str] | None:
     """Return the lines in which Linux says what is mounted, None where nobody says it."""
     try:
-        with open(_MOUNTS, "rb") as mounts:
-            return os.fsdecode(mounts.read()).split("\n")[:-1]
+        return os.fsdecode(_told(_MOUNTS)).split("\n")[:-1]
     except OSError:
         return None
+
+
+def _told(path: str) -> bytes:
+    """Return what the system says in a file.
+
+    Not by ``open``, which is gone while the interpreter ends, and a finalizer still writes.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return b"".join(iter(partial(os.read, descriptor, 1 << 16), b""))
+    finally:
+        os.close(descriptor)
 
 
 def close_all(things: Iterable[Any]) -> None:
