@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
     from oblivion_dbm.engine.damage import Piece
 
+    #: By section and number, the bytes of blocks that check.
+    Blocks = dict[tuple[int, int], bytes | None]
+
+#: Blocks that are kept: 4 MiB.  Keys in order lead to the index in no order.
+_MOST_BLOCKS = 1024
+
 
 class Layout:
     """Where the parts of a table of ``count`` records begin, and what they are checked with.
@@ -93,23 +99,25 @@ def sizes_of(count: int, width: int, pairs: int) -> list[int]:
 
 
 class Sections:
-    """The sections of a table that is open; it keeps the last block of each."""
+    """The sections of a table that is open; it keeps some blocks of them in ``blocks``."""
 
-    def __init__(self, layout: Footer | Layout | None, piece: Piece) -> None:
+    def __init__(
+        self, layout: Footer | Layout | None, piece: Piece, blocks: Blocks | None = None
+    ) -> None:
         self._layout = layout
         self._piece = piece
-        #: The number of a block, and its bytes if they check.
-        self._blocks: dict[int, tuple[int, bytes | None]] = {}
+        self._blocks: Blocks = {} if blocks is None else blocks
 
     def items(self, section: int, start: int, stop: int, width: int) -> list[int] | None:
         """Return items [start, stop) of a section, all in one block; None if it does not check."""
         if self._layout is None:
             return None
         number = start * width // BLOCK
-        block = self._blocks.get(section)
-        if block is None or block[0] != number:
-            block = self._blocks[section] = number, self._checked(self._layout, section, number)
-        data = block[1]
+        if (section, number) not in self._blocks:
+            if len(self._blocks) >= _MOST_BLOCKS:
+                self._blocks.clear()
+            self._blocks[section, number] = self._checked(self._layout, section, number)
+        data = self._blocks[section, number]
         if data is None:
             return None
         begin = start * width - number * BLOCK

@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from oblivion_dbm.engine.damaged_footer import Blocks
     from oblivion_dbm.engine.damaged_table import DamagedTable
     from oblivion_dbm.engine.ranges import Range
     from oblivion_dbm.engine.table_walk import Part
@@ -49,6 +50,8 @@ class DamagedRun:
         self.numbers = tuple(numbers)
         self.outer: DamagedRun | None = None
         self._gaps: list[Range] | None = None
+        #: The table that was asked last, and blocks of its index.
+        self._asked: tuple[DamagedTable | None, Blocks] = None, {}
         footers = [place.table.footer for place in places if place.table is not None]
         spans = [(footer.first, footer.last) for footer in footers if footer is not None]
         self.span: tuple[int, int] | None = spans[0] if spans else None
@@ -109,7 +112,9 @@ class DamagedRun:
         for place, start, stop in self._bounds():
             for low, high, within in divided(keys, [(start, stop)]):
                 if within and place.table is not None:
-                    hidden[low:high] = place.table.hidden(keys[low:high])
+                    if self._asked[0] is not place.table:
+                        self._asked = place.table, {}
+                    hidden[low:high] = place.table.hidden(keys[low:high], self._asked[1])
         return hidden
 
     @property

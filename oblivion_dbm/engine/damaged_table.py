@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oblivion_dbm.engine.damage import Piece
+    from oblivion_dbm.engine.damaged_footer import Blocks
     from oblivion_dbm.engine.table_walk import Part
     from oblivion_dbm.engine.version import TableInfo
 
@@ -139,16 +140,17 @@ class DamagedTable:
         elif self.damages != walk.damages:
             raise error(EIO, "it gives other bytes each time it is read", self._path)
 
-    def hidden(self, keys: list[bytes]) -> list[bool]:
+    def hidden(self, keys: list[bytes], blocks: Blocks | None = None) -> list[bool]:
         """Tell of each key whether a damaged part may hold a record of it.
 
         The index tells where a record is, or that there is none, as far as it
-        checks; without a footer any key may be hidden.  O(1) for each key.
+        checks; without a footer any key may be hidden.  O(1) for each key.  ``blocks``
+        keeps what was read of the index for the next time.
         """
         if self.footer is None:
             return [True] * len(keys)
         with self.reading() as file:
-            sections = Sections(self.footer, file.piece)
+            sections = Sections(self.footer, file.piece, blocks)
             return [self._is_hidden(sections, self.footer, key) for key in keys]
 
     def _is_hidden(self, sections: Sections, footer: Footer, key: bytes) -> bool:

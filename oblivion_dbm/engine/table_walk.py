@@ -118,21 +118,29 @@ class _Group:
         One bit may be wrong in each record, if they have it then; and one in the sum:
         it proves nothing less.
         """
-        for start, key, record in zip(self.ends, self.keys, self.records()):
-            if key is None:
-                mended = corrected(record)
-                if mended is None:
-                    break
-                self._mended[start] = mended
-        keys = [sound_key(record) for record in self.records()]
+        keys = self._mended_keys() if None in self.keys else self.keys
         total = start_sum(number, group)
-        for record in self.records():
-            total.update(record)
+        if self._data is None or self._mended:
+            for record in self.records():
+                total.update(record)
+        else:
+            total.update(self._data)
         if None in keys or (total.intdigest() ^ expected).bit_count() > 1:
             self._mended = {}
             return False
         self.keys = keys
         return True
+
+    def _mended_keys(self) -> list[bytes | None]:
+        """Set right what can be, up to the first record of which more is wrong."""
+        keys = list(self.keys)
+        for place, (start, record) in enumerate(zip(self.ends, self.records())):
+            if keys[place] is None:
+                mended = corrected(record)
+                if mended is None:
+                    break
+                self._mended[start], keys[place] = mended, sound_key(mended)
+        return keys
 
     @property
     def mended(self) -> list[int]:
