@@ -36,8 +36,8 @@ GATES = {
             "interrupts",
             "runs of interrupted calls",
             suites.interrupts,
-            {"change": 1, "long": 1},
-            seeds=lambda _: 1,
+            {"change": None, "long": None},
+            seeds=lambda size: len(suites.interrupted_calls(size)),
         ),
         Gate("damage", "damages", damage.trial, {"change": 5000, "long": 100_000}),
         Gate(

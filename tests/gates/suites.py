@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
 #: Seconds of reading in one trial.
 READING = {"change": 20, "long": 600}
+#: The tests that interrupt calls.
+INTERRUPTED = "test_interrupts.py", "test_interrupts_handlers.py"
 #: Runs pytest as its command does: the folder of the checkout is not where modules are from.
 PYTEST = "import sys; del sys.path[0]; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
 
@@ -22,12 +25,24 @@ def run(folder: str, *names: str, **environment: str) -> None:
     subprocess.run(command, cwd=where, env={**os.environ, **environment}, check=True)
 
 
-def interrupts(_: int, folder: str, size: str) -> int:
-    """Interrupt calls at their instructions: all of put, or all of all."""
-    places = {"change": "20", "long": "0"}[size]
-    names = "test_interrupts.py", "test_interrupts_handlers.py"
-    run(folder, *names, OBLIVION_DBM_INTERRUPTS=places)
+def interrupts(seed: int, folder: str, size: str) -> int:
+    """Interrupt calls at their instructions: all of put and some of the others; or all of one."""
+    if size == "change":
+        run(folder, *INTERRUPTED, OBLIVION_DBM_INTERRUPTS="20")
+    else:
+        run(folder, interrupted_calls(size)[seed], OBLIVION_DBM_INTERRUPTS="0")
     return 1
+
+
+@cache
+def interrupted_calls(size: str) -> tuple[str, ...]:
+    """Return the names of what there is to run: in the long run each test by itself."""
+    if size == "change":
+        return ("all",)
+    command = [sys.executable, "-c", PYTEST, "--collect-only", "-q", "-p", "no:cacheprovider"]
+    command += [str(TESTS / name) for name in INTERRUPTED]
+    found = subprocess.run(command, cwd=TESTS.parent, check=True, capture_output=True, text=True)
+    return tuple(line[len("tests/") :] for line in found.stdout.splitlines() if "::" in line)
 
 
 def readers(seed: int, folder: str, size: str) -> int:
