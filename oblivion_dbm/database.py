@@ -461,8 +461,8 @@ def repair(path: Path, *, destination: Path | None = None, doubtful: bool = Fals
     Reads everything up to four times, and writes what was saved: O(store), in
     memory for the log's records and ten bytes for each record of a table.  Returns a
     report of what was saved and what was not.  Raises ``error``, before anything has
-    changed, where there never was a store, where it is in use (EAGAIN), or where it
-    has a newer format.
+    changed, where there never was a store, where it is in use (EAGAIN), where it has a
+    newer format, or where the new one would have to take the place of a mount point (EBUSY).
     """
     from oblivion_dbm.engine.repair import repair
 

@@ -17,7 +17,7 @@ one that was cut short.
 
 from __future__ import annotations
 
-from errno import EACCES, EEXIST, EINVAL, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EROFS
+from errno import EACCES, EBUSY, EEXIST, EINVAL, ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EROFS
 
 from oblivion_dbm.engine.damage import Loss, PatientFiles
 from oblivion_dbm.engine.filenames import LOCK, UNFINISHED
@@ -44,9 +44,12 @@ def repair(
 ) -> Report:
     """Make a new store out of what still checks of the one at ``old``: see ``oblivion_dbm.repair``.
 
-    Both paths are absolute.
+    Both paths are absolute.  A link to one stays: what it leads to gets the new store.
     """
-    filesystem, new = filesystem or FileSystem(), destination or old
+    filesystem = filesystem or FileSystem()
+    old = filesystem.real(old)
+    new = old if destination is None else filesystem.real(destination)
+    _check_not_mounted(filesystem, new)
     if destination is not None:
         _check_destination(filesystem, old, new)
     elif filesystem.kind(old) == "missing":
@@ -123,6 +126,13 @@ def _check_source(filesystem: FileSystem, path: str) -> None:
             raise error(ENOTDIR, meaning, path)
     finally:
         inventory.close()
+
+
+def _check_not_mounted(filesystem: FileSystem, path: str) -> None:
+    """Raise where something is mounted, before anything is built that could not get its name."""
+    if filesystem.is_mount(path):
+        meaning = "expected a directory that can be renamed, found a mount point"
+        raise error(EBUSY, f"{meaning}: name another destination for the new store", path)
 
 
 def _check_destination(filesystem: FileSystem, old: str, new: str) -> None:
