@@ -226,8 +226,9 @@ class _Check:
             elif parsed is not None and parsed[1] in version.numbers():
                 yield Finding(path, 0, "no writer has made it: another file has this number")
             elif not at_work and (parsed is not None or name == filenames.MANIFEST_NEW):
-                meaning = "the MANIFEST does not name it; if nothing else is wrong a crash has left it"
-                yield Finding(path, 0, f"{meaning}, and the next writer removes it", leftover=True)
+                meaning = "the MANIFEST does not name it; if nothing else is wrong a crash"
+                meaning += " has left it, and the next writer removes it"
+                yield Finding(path, 0, meaning, leftover=True)
 
     def close(self) -> None:
         """Let go of all files."""
