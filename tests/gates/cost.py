@@ -23,9 +23,9 @@ from oblivion_dbm.engine.record import BadRecord, read
 from oblivion_dbm.engine.storage_engine import Writer, open_store
 
 #: How a store is opened.
+WAYS = [(flag, system) for flag in "rw" for system in (WRITTEN, LATER)]
 #: From what ratio of times on both stores are opened again, in turn, so many times.
 SLOW, ROUNDS = 1.5, 15
-WAYS = [(flag, system) for flag in "rw" for system in (WRITTEN, LATER)]
 
 
 class Cost(NamedTuple):
@@ -126,11 +126,9 @@ def ratios(path: str, count: int, seed: int, times: int) -> Iterator[tuple[Damag
 
     The Cost is one of ratios: times of the whole store's time and memory.
     """
-    whole, copy = (
-        [cost(path, flag, system, max(times, 3)) for flag, system in WAYS],
-        path + "-whole",
-    )
+    copy = path + "-whole"
     shutil.copytree(path, copy)
+    whole = [cost(copy, flag, system, max(times, 3)) for flag, system in WAYS]
     stream = damages(path, random.Random(seed))
     for damage in [next(stream) for _ in range(count)]:
         file = f"{path}/{damage.name}"
