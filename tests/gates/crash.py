@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -115,34 +115,39 @@ class Crashes:
             return None
 
     def _check(self, where: str, promised: int, done: int, nested: int) -> Model:
-        reader = open_store(where, "r", Options(), filesystem=Restarted(self.boots + 1))
-        seen = dict(reader.scan("pairs", None, None, False))
-        reader.close()
+        seen = self._read(where, self.boots + 1)
         first = 0 if self.lies else promised
         assert seen in self.history.states[first : done + 1], (
             f"no prefix: {len(seen)} keys; operations {first} to {done} are allowed"
         )
-        disk = Disk(where, self.boots + 1, self.dice, NESTED_RATE if nested else 0.0)
+        crashed_again = self._write(where, seen, NESTED_RATE if nested else 0.0)
+        assert self._read(where, self.boots + 2) == seen | {b"after": b"the crash"}
+        assert verify(where, Restarted(self.boots + 2)) == []
+        self._check_again(crashed_again, seen, (promised, done), nested)
+        return seen
+
+    def _read(self, where: str, boot: int) -> Model:
+        with closing(open_store(where, "r", Options(), filesystem=Restarted(boot))) as reader:
+            seen: Model = dict(reader.scan("pairs", None, None, False))
+            assert reader.count() == len(seen)
+        return seen
+
+    def _write(self, where: str, seen: Model, rate: float) -> list[State]:
+        """Recover what was seen, and write; return what crashes meanwhile may leave."""
+        disk = Disk(where, self.boots + 1, self.dice, rate)
         states: list[State] = []
         disk.watch = lambda: states.extend(disk.crashes())
         options = self.history.options(background=False)
-        engine = open_store(where, "w", options, filesystem=disk)
-        found = dict(engine.scan("pairs", None, None, False))
-        assert found == seen
-        engine.sync()  # what was recovered, from now on it stays
-        crashed_again = list(states)
-        engine.put(b"after", b"the crash")
-        engine.sync()
-        engine.close()
-        disk.close_all()
-        after = found | {b"after": b"the crash"}
-        again = open_store(where, "r", Options(), filesystem=Restarted(self.boots + 2))
-        assert dict(again.scan("pairs", None, None, False)) == after
-        assert again.count() == len(after)
-        again.close()
-        assert verify(where, Restarted(self.boots + 2)) == []
-        self._check_again(crashed_again, seen, (promised, done), nested)
-        return found
+        with ExitStack() as opened:
+            opened.callback(disk.close_all)
+            engine = open_store(where, "w", options, filesystem=disk)
+            opened.enter_context(closing(engine))
+            assert dict(engine.scan("pairs", None, None, False)) == seen
+            engine.sync()  # what was recovered, from now on it stays
+            crashed_again = list(states)
+            engine.put(b"after", b"the crash")
+            engine.sync()
+        return crashed_again
 
     def _check_again(
         self, states: list[State], seen: Model, allowed: tuple[int, int], nested: int
