@@ -28,16 +28,31 @@ class Condition(RLock):  # type: ignore[misc]  # final in the stubs only
 
     def wait(self, timeout: float | None = None) -> bool:
         """Let go of the lock until ``notify_all``, or for so many seconds; False after these."""
-        waiter = allocate_lock()
-        waiter.acquire()
-        self._waiters.append(waiter)
+        if timeout == 0:
+            return False
+        waiter = self.waiter()
         state = self._release_save()  # type: ignore[attr-defined]  # not in the stubs
         try:
             return waiter.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
         finally:
             self._acquire_restore(state)  # type: ignore[attr-defined]  # not in the stubs
-            with suppress(ValueError):  # it was notified
-                self._waiters.remove(waiter)
+            self.forget(waiter)
+
+    def is_held(self) -> bool:
+        """Tell whether the caller's thread holds the lock."""
+        return bool(self._is_owned())  # type: ignore[attr-defined]  # not in the stubs
+
+    def waiter(self) -> LockType:
+        """Return a lock that is held until ``notify_all``, for who does not hold this one."""
+        waiter = allocate_lock()
+        waiter.acquire()
+        self._waiters.append(waiter)
+        return waiter
+
+    def forget(self, waiter: LockType) -> None:
+        """Do not notify a waiter any more; again is fine."""
+        with suppress(ValueError):  # it was notified
+            self._waiters.remove(waiter)
 
     def notify_all(self) -> None:
         """Wake all who wait; by whoever holds the lock."""
@@ -56,6 +71,28 @@ class WriteFuture(Future[None]):
         super().__init__()
         self._condition: Any = Condition()
         self._answering = False
+
+    def result(self, timeout: float | None = None) -> None:
+        """Return once the write has happened; see ``concurrent.futures.Future``."""
+        self._wait(timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the write has raised; see ``concurrent.futures.Future``."""
+        self._wait(timeout)
+        return super().exception(0)
+
+    def _wait(self, timeout: float | None) -> None:
+        """Wait, without the lock where that can be: an interrupt has nothing to put right then."""
+        condition = self._condition
+        if condition.is_held():  # by what a signal handler, which calls this, has interrupted
+            if not self.done():
+                condition.wait(timeout)
+            return
+        waiter = condition.waiter()
+        if not self.done():
+            waiter.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        condition.forget(waiter)
 
     def begin(self) -> bool:
         """Tell whether the write is wanted; if so it cannot be cancelled any more."""
