@@ -205,7 +205,10 @@ class ReplayedLog:
         """Return the position below which every byte must check."""
         if self.live and not (to_readers and self.segment.synced_only):
             return self.segment.appended
-        return self.segment.synced()[0]
+        synced = self.segment.synced()[0]
+        if self.live and synced < self.segment.appended:
+            self.segment.check_slots()  # a damaged one would hide what was synced
+        return synced
 
     def look(self, to_readers: bool) -> None:
         """Note whether it is ``filled``, that is, holds new records, then its ``chain``.

@@ -26,7 +26,9 @@ from oblivion_dbm.engine.header_page import (
     MAGIC,
     NUMBER,
     SEQUENCE_AT,
+    SLOT_SIZE,
     SLOTS_AT,
+    is_being_stored,
     pack_end,
     pack_number,
     pack_slot,
@@ -179,6 +181,18 @@ class Segment:
         if not found:
             raise CorruptionError(self.path, SLOTS_AT[0], "no slot of synced-up-to checks")
         return max(found)
+
+    def check_slots(self) -> None:
+        """Raise for a slot that is damaged, and not just being stored.
+
+        What a writer changes meanwhile is looked at again; it never comes back to what it was.
+        """
+        for at in SLOTS_AT:
+            seen = b""
+            while read_slot(self.buffer, at) is None and not is_being_stored(self.buffer, at):
+                before, seen = seen, bytes(self.buffer[at : at + SLOT_SIZE])
+                if seen == before:
+                    raise CorruptionError(self.path, at, "a slot of synced-up-to does not check")
 
     def check_sums(self, end: int) -> None:
         """Raise unless the records up to ``end`` are those that were synced, or closed behind."""
